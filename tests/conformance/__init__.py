@@ -1,0 +1,1 @@
+"""One test per numbered statement of MQTT, found by its marker."""

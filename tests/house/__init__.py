@@ -1,0 +1,1 @@
+"""The rules of the house, as tests: who imports whom, names, sizes, what stands where."""

@@ -1,0 +1,1 @@
+"""Foreign MQTT clients against this broker."""
