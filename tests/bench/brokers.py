@@ -1,0 +1,189 @@
+"""Start one broker for a run, wait until it answers MQTT, and leave nothing of it behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.bench import processes
+
+__all__ = ["Broker", "BrokerDidNotStart", "PeerSpec", "ours", "peers"]
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+#: environment variable that every process of a run inherits, so that strays are found
+MARK = "ACEBROKER_BENCH_RUN"
+CONNECT = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05ready"
+DISCONNECT = b"\xe0\x00"
+
+
+class BrokerDidNotStart(Exception):
+    """The broker's process ended, or did not answer a CONNECT in time; holds what it printed."""
+
+
+@dataclass(frozen=True)
+class PeerSpec:
+    """How to run one broker. `{executable}`, `{port}`, `{dir}` and `{build}` are filled into command and files."""
+
+    name: str
+    #: shell template; must stay in the foreground
+    command: str
+    files: dict[str, str] = field(default_factory=dict)
+    #: scenario (or `v5`) -> why this broker cannot do it
+    skip: dict[str, str] = field(default_factory=dict)
+    #: shell template that prints the version; None = it has none of its own
+    version: str | None = None
+    #: environment variable that may name the executable
+    variable: str | None = None
+    #: the executable to look for when the variable is not set; None = the variable must be set
+    default: str | None = None
+
+    @property
+    def executable(self) -> str:
+        """Path or name of the executable; empty when there is nothing to look for."""
+        named = os.environ.get(self.variable) if self.variable else None
+        return named or self.default or ""
+
+    def missing(self) -> str | None:
+        """What is missing to run this broker, as one sentence; None when it can run."""
+        if self.variable is None:
+            return None
+        if not self.executable:
+            return f"{self.name} is not there: set ${self.variable} to its executable"
+        if shutil.which(self.executable) is not None:
+            return None
+        return f"{self.name} is not there: no executable {self.executable!r}; install it or set ${self.variable}"
+
+    def version_text(self) -> str:
+        """First line of what the broker says about its version."""
+        if self.version is None:
+            return self.name
+        command = self.version.replace("{executable}", shlex.quote(self.executable))
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=20, check=False, cwd=ROOT)
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        return lines[0] if lines else "version unknown"
+
+
+def peers() -> dict[str, PeerSpec]:
+    """The brokers of peers.json."""
+    rows = json.loads((HERE / "peers.json").read_text())
+    return {
+        name: PeerSpec(
+            name=name,
+            command=row["command"],
+            files={file: "\n".join(lines) + "\n" for file, lines in row.get("files", {}).items()},
+            skip=row.get("skip", {}),
+            version=row.get("version"),
+            variable=row.get("executable", {}).get("variable"),
+            default=row.get("executable", {}).get("default"),
+        )
+        for name, row in rows.items()
+    }
+
+
+def ours(command: str | None = None) -> PeerSpec:
+    """This project's broker with its default configuration, or what the shell template `command` starts."""
+    python = shlex.quote(sys.executable)
+    return PeerSpec(
+        name="ours",
+        command=command or f"{python} -m trio_acebroker serve --listen 127.0.0.1:{{port}}",
+        version=f"{python} -m trio_acebroker version",
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers_mqtt(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as probe:
+            probe.settimeout(2)
+            probe.sendall(CONNECT)
+            accepted = probe.recv(4)[:1] == b"\x20"
+            probe.sendall(DISCONNECT)
+            return accepted
+    except OSError:
+        return False
+
+
+class Broker:
+    """A running broker process in a fresh folder; `stop` it.
+
+    Arguments: `cpu`, the core to pin it to (None = any); `build`, the folder of compiled tools;
+    `start_seconds_max`, how long it may take to answer.
+    """
+
+    def __init__(self, spec: PeerSpec, build: Path, cpu: str | None, start_seconds_max: float) -> None:
+        self.name = spec.name
+        self._folder = tempfile.TemporaryDirectory(prefix="acebroker-bench-", ignore_cleanup_errors=True)
+        folder = Path(self._folder.name)
+        self.port = _free_port()
+        values = {
+            "{executable}": shlex.quote(spec.executable),
+            "{port}": str(self.port),
+            "{dir}": str(folder),
+            "{build}": str(build),
+        }
+
+        def fill(text: str) -> str:
+            for name, value in values.items():
+                text = text.replace(name, value)
+            return text
+
+        for file, text in spec.files.items():
+            (folder / file).write_text(fill(text))
+        pinned = ["taskset", "-c", cpu] if cpu is not None else []
+        log_path = folder / "stdout.log"
+        self._log = log_path.open("wb")
+        self._process = subprocess.Popen(
+            [*pinned, "sh", "-c", "exec " + fill(spec.command)],
+            env={**os.environ, MARK: str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        end = time.monotonic() + start_seconds_max
+        while not _answers_mqtt(self.port):
+            if self._process.poll() is not None or time.monotonic() > end:
+                said = log_path.read_text(errors="replace")[-800:]
+                self.stop()
+                raise BrokerDidNotStart(f"{spec.name} did not start: {said}")
+            time.sleep(0.05)
+        time.sleep(0.2)  # what a broker does once after its start is not part of the measurement
+
+    def stop(self) -> None:
+        """End the process and everything it started; kills what does not go within five seconds."""
+        pids = sorted({*processes.descendants(self.pid), *processes.marked(MARK, self._folder.name)})
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in pids:
+                try:
+                    os.kill(pid, signal_number)
+                except ProcessLookupError:
+                    continue
+            end = time.monotonic() + 5
+            while pids and time.monotonic() < end:
+                self._process.poll()
+                pids = [pid for pid in pids if processes.alive(pid)]
+                time.sleep(0.05)
+            if not pids:
+                break
+        self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
