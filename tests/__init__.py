@@ -1,1 +1,1 @@
-"""The proof: tests mirror the wings (codec, middleware, broker); house rules, conformance, fuzz and benchmarks beside them."""
+"""The proof: tests mirror the wings, with house rules, conformance, fuzz and benchmarks beside them."""
