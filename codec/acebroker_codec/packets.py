@@ -10,11 +10,20 @@ Nothing here checks anything: `decoder` and `encoder` know the rules of the wire
 from __future__ import annotations
 
 import enum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from msgspec import Struct
 
 __all__ = [
+    "NO_ACK_PROPERTIES",
+    "NO_AUTH_PROPERTIES",
+    "NO_CONNACK_PROPERTIES",
+    "NO_CONNECT_PROPERTIES",
+    "NO_DISCONNECT_PROPERTIES",
+    "NO_PUBLISH_PROPERTIES",
+    "NO_SUBSCRIBE_PROPERTIES",
+    "NO_UNSUBSCRIBE_PROPERTIES",
+    "NO_WILL_PROPERTIES",
     "Ack",
     "AckProperties",
     "Auth",
@@ -25,15 +34,6 @@ __all__ = [
     "ConnectProperties",
     "Disconnect",
     "DisconnectProperties",
-    "NO_ACK_PROPERTIES",
-    "NO_AUTH_PROPERTIES",
-    "NO_CONNACK_PROPERTIES",
-    "NO_CONNECT_PROPERTIES",
-    "NO_DISCONNECT_PROPERTIES",
-    "NO_PUBLISH_PROPERTIES",
-    "NO_SUBSCRIBE_PROPERTIES",
-    "NO_UNSUBSCRIBE_PROPERTIES",
-    "NO_WILL_PROPERTIES",
     "Packet",
     "PacketType",
     "Pingreq",
@@ -46,6 +46,7 @@ __all__ = [
     "Pubrec",
     "Pubrel",
     "QoS",
+    "Role",
     "Suback",
     "Subscribe",
     "SubscribeProperties",
@@ -57,6 +58,10 @@ __all__ = [
     "Will",
     "WillProperties",
 ]
+
+
+#: Which end of a connection.
+Role = Literal["client", "server"]
 
 
 class ProtocolVersion(enum.IntEnum):
