@@ -91,7 +91,7 @@ class _Filters:
         if self._tree is not None:
             # Read as a topic, the request leads to every filter that covers it: where it has `+`, only `+` and
             # `#` agree with it, and where it ends in `#`, only `#` does. It leads to a few others too.
-            found, _ = self._tree.match("+/#" if requested_filter == "#" else requested_filter)
+            found, _ = self._tree.match(requested_filter)
             rules = [rule for rule, _ in found]
         for rule in rules:
             if covers(rule.topic_filter, requested_filter):

@@ -245,6 +245,13 @@ def test_a_deny_pattern_that_cannot_be_expanded_denies_everything() -> None:
     assert rules.unexpandable == 1
 
 
+def test_patterns_about_users_say_nothing_about_a_client_without_a_name() -> None:
+    rules = AclRules.parse("topic read a\npattern deny %u/#\npattern read b/%u/%c\n", "acl")
+    nameless = AclAuthority(rules, None, "c/1")
+    assert answers(nameless, "a") == "sr"
+    assert rules.unexpandable == 0
+
+
 def test_a_pattern_that_becomes_no_filter_grants_nothing() -> None:
     rules = AclRules.parse("pattern read %u", "acl")
     assert answers(AclAuthority(rules, "", "c"), "a") == ""
