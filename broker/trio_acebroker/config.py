@@ -37,6 +37,7 @@ __all__ = [
     "Log",
     "StageConfig",
     "SysTopics",
+    "address_text",
     "loopback_listeners",
 ]
 
@@ -74,6 +75,11 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 Count = Annotated[int, Meta(ge=1)]
 
 
+def address_text(host: str, port: int) -> str:
+    """`host:port`, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One address to listen on, with settings of its own."""
 
@@ -101,7 +107,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def address(self) -> str:
         """`host:port`, with IPv6 addresses in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address_text(self.host, self.port)
 
     @property
     def label(self) -> str:
