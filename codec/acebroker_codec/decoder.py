@@ -19,7 +19,6 @@ Identifier, aliases above the maximum, quotas.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -93,6 +92,9 @@ from acebroker_codec.wire import (
 
 __all__ = ["Decoder", "check_direction", "decode_ack", "decode_packet", "decode_publish"]
 
+_MQTT_3_1: Final = ProtocolVersion.MQTT_3_1
+_MQTT_5: Final = ProtocolVersion.MQTT_5
+
 _VERSIONS: Final[dict[tuple[bytes, int], ProtocolVersion]] = {
     (b"MQIsdp", 3): ProtocolVersion.MQTT_3_1,
     (b"MQTT", 4): ProtocolVersion.MQTT_3_1_1,
@@ -109,15 +111,19 @@ _TOPIC_CACHE_ENTRIES_MAX: Final = 8_192
 _TOPIC_CACHE_OCTETS_MAX: Final = 128
 
 
+#: The same few topics come again and again: one `str` for each, checked once. Of short ones only, and
+#: emptied when full, so that peers cannot make it large.
+_topics: Final[dict[bytes, str]] = {}
+
+
 def _topic_name(octets: bytes) -> str:
     topic = text_of(octets)
     check_topic_name(topic)
+    if len(octets) <= _TOPIC_CACHE_OCTETS_MAX:
+        if len(_topics) >= _TOPIC_CACHE_ENTRIES_MAX:
+            _topics.clear()
+        _topics[octets] = topic
     return topic
-
-
-#: The same few topics come again and again: one `str` for each, checked once. Only short ones, so that
-#: peers cannot make it large.
-_topic_name_cached = functools.lru_cache(_TOPIC_CACHE_ENTRIES_MAX)(_topic_name)
 
 
 def _trailing() -> MalformedPacket:
@@ -147,19 +153,19 @@ def decode_publish(first_octet: int, data: bytes, start: int, end: int, version:
         if not packet_identifier:
             raise ProtocolViolation("Packet Identifier 0")
     properties = NO_PUBLISH_PROPERTIES
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         if pos < end and not data[pos]:
             pos += 1
         else:
             properties, pos = decode_properties(data, pos, end, IN_PUBLISH)
-    if not octets:
-        if properties.topic_alias is None:
+    topic = _topics.get(octets)
+    if topic is None:
+        if octets:
+            topic = _topic_name(octets)
+        elif properties.topic_alias is None:
             raise ProtocolViolation("an empty Topic Name without a Topic Alias")
-        topic = ""
-    elif len(octets) <= _TOPIC_CACHE_OCTETS_MAX:
-        topic = _topic_name_cached(octets)
-    else:
-        topic = _topic_name(octets)
+        else:
+            topic = ""
     return Publish(topic, data[pos:end], qos, retain, dup, packet_identifier, properties)
 
 
@@ -175,7 +181,7 @@ def decode_ack(first_octet: int, data: bytes, start: int, end: int, version: Pro
     """PUBACK, PUBREC, PUBREL or PUBCOMP whose body is `data[start:end]` (3.4 to 3.7)."""
     packet_class = _ACKS.get(first_octet)
     if packet_class is None:
-        if first_octet != 0x6A or version != ProtocolVersion.MQTT_3_1:
+        if first_octet != 0x6A or version != _MQTT_3_1:
             raise MalformedPacket(f"reserved flags in first octet {first_octet:#04x}")
         packet_class = Pubrel
     pos = start + 2
@@ -186,7 +192,7 @@ def decode_ack(first_octet: int, data: bytes, start: int, end: int, version: Pro
         raise ProtocolViolation("Packet Identifier 0")
     if pos == end:
         return packet_class(packet_identifier)
-    if version != ProtocolVersion.MQTT_5:
+    if version != _MQTT_5:
         raise _trailing()
     reason_code = data[pos]
     if reason_code not in REASON_CODES[packet_class.packet_type]:
@@ -200,7 +206,7 @@ def decode_ack(first_octet: int, data: bytes, start: int, end: int, version: Pro
     return packet_class(packet_identifier, reason_code, properties)
 
 
-def _connect(first_octet: int, data: bytes, pos: int, end: int, _version: ProtocolVersion) -> Connect:
+def _connect(_first_octet: int, data: bytes, pos: int, end: int, _version: ProtocolVersion) -> Connect:
     name, pos = read_binary_data(data, pos, end)
     level, pos = read_byte(data, pos, end)
     version = _VERSIONS.get((name, level))
@@ -216,11 +222,11 @@ def _connect(first_octet: int, data: bytes, pos: int, end: int, _version: Protoc
     has_password = flags & 0x40
     if will_qos == 3 or (not has_will and (will_qos or will_retain)):
         raise MalformedPacket("Will QoS or Will Retain cannot be as they are")
-    if has_password and not has_username and version != ProtocolVersion.MQTT_5:
+    if has_password and not has_username and version != _MQTT_5:
         raise MalformedPacket("a Password without a User Name")
     keep_alive, pos = read_two_byte_integer(data, pos, end)
     properties = NO_CONNECT_PROPERTIES
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         properties, pos = decode_properties(data, pos, end, IN_CONNECT)
         if properties.authentication_data is not None and properties.authentication_method is None:
             raise ProtocolViolation("Authentication Data without an Authentication Method")
@@ -230,9 +236,9 @@ def _connect(first_octet: int, data: bytes, pos: int, end: int, _version: Protoc
         will, pos = _will(data, pos, end, will_qos, will_retain, version)
     username = password = None
     # MQTT 3.1 (3.1): the Remaining Length takes precedence over the two flags
-    if has_username and not (pos == end and version == ProtocolVersion.MQTT_3_1):
+    if has_username and not (pos == end and version == _MQTT_3_1):
         username, pos = read_string(data, pos, end)
-    if has_password and not (pos == end and version == ProtocolVersion.MQTT_3_1):
+    if has_password and not (pos == end and version == _MQTT_3_1):
         password, pos = read_binary_data(data, pos, end)
     if pos != end:
         raise _trailing()
@@ -241,7 +247,7 @@ def _connect(first_octet: int, data: bytes, pos: int, end: int, _version: Protoc
 
 def _will(data: bytes, pos: int, end: int, qos: int, retain: bool, version: ProtocolVersion) -> tuple[Will, int]:
     properties = NO_WILL_PROPERTIES
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         properties, pos = decode_properties(data, pos, end, IN_WILL)
     topic, pos = read_string(data, pos, end)
     check_topic_name(topic)
@@ -249,13 +255,13 @@ def _will(data: bytes, pos: int, end: int, qos: int, retain: bool, version: Prot
     return Will(topic, payload, qos, retain, properties), pos
 
 
-def _connack(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Connack:
+def _connack(_first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Connack:
     acknowledge_flags, pos = read_byte(data, pos, end)
     if acknowledge_flags > 1:
         raise MalformedPacket("reserved bits of the Connect Acknowledge Flags")
     reason_code, pos = read_byte(data, pos, end)
     properties = NO_CONNACK_PROPERTIES
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         if reason_code not in REASON_CODES[PacketType.CONNACK]:
             raise MalformedPacket(f"reason code {reason_code:#04x} in CONNACK")
         properties, pos = decode_properties(data, pos, end, IN_CONNACK)
@@ -275,10 +281,10 @@ def _packet_identifier(data: bytes, pos: int, end: int) -> tuple[int, int]:
     return packet_identifier, pos
 
 
-def _subscribe(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Subscribe:
+def _subscribe(_first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Subscribe:
     packet_identifier, pos = _packet_identifier(data, pos, end)
     properties = NO_SUBSCRIBE_PROPERTIES
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         properties, pos = decode_properties(data, pos, end, IN_SUBSCRIBE)
     if pos == end:
         raise ProtocolViolation("SUBSCRIBE without a Topic Filter")
@@ -293,7 +299,7 @@ def _subscribe(first_octet: int, data: bytes, pos: int, end: int, version: Proto
 
 def _subscription_request(topic_filter: str, options: int, version: ProtocolVersion) -> SubscriptionRequest:
     qos = options & 0x03
-    if version != ProtocolVersion.MQTT_5:
+    if version != _MQTT_5:
         if options > 2:
             raise MalformedPacket("reserved bits beside the requested QoS, or QoS 3")
         return SubscriptionRequest(topic_filter, qos)
@@ -308,19 +314,19 @@ def _subscription_request(topic_filter: str, options: int, version: ProtocolVers
     return SubscriptionRequest(topic_filter, qos, no_local, bool(options & 0x08), retain_handling)
 
 
-def _suback(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Suback:
+def _suback(_first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Suback:
     packet_identifier, pos = _packet_identifier(data, pos, end)
     properties = NO_ACK_PROPERTIES
     allowed = SUBACK_RETURN_CODES
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         properties, pos = decode_properties(data, pos, end, IN_ACK)
         allowed = REASON_CODES[PacketType.SUBACK]
     return Suback(packet_identifier, _reason_codes(data, pos, end, allowed), properties)
 
 
-def _unsuback(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Unsuback:
+def _unsuback(_first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Unsuback:
     packet_identifier, pos = _packet_identifier(data, pos, end)
-    if version != ProtocolVersion.MQTT_5:
+    if version != _MQTT_5:
         if pos != end:
             raise _trailing()
         return Unsuback(packet_identifier)
@@ -337,10 +343,10 @@ def _reason_codes(data: bytes, pos: int, end: int, allowed: frozenset[int]) -> t
     return codes
 
 
-def _unsubscribe(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Unsubscribe:
+def _unsubscribe(_first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Unsubscribe:
     packet_identifier, pos = _packet_identifier(data, pos, end)
     properties = NO_UNSUBSCRIBE_PROPERTIES
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         properties, pos = decode_properties(data, pos, end, IN_UNSUBSCRIBE)
     if pos == end:
         raise ProtocolViolation("UNSUBSCRIBE without a Topic Filter")
@@ -356,22 +362,22 @@ _PINGREQ: Final = Pingreq()
 _PINGRESP: Final = Pingresp()
 
 
-def _pingreq(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Pingreq:
+def _pingreq(_first_octet: int, data: bytes, pos: int, end: int, _version: ProtocolVersion) -> Pingreq:
     if pos != end:
         raise _trailing()
     return _PINGREQ
 
 
-def _pingresp(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Pingresp:
+def _pingresp(_first_octet: int, data: bytes, pos: int, end: int, _version: ProtocolVersion) -> Pingresp:
     if pos != end:
         raise _trailing()
     return _PINGRESP
 
 
-def _disconnect(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Disconnect:
+def _disconnect(_first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Disconnect:
     if pos == end:
         return Disconnect()
-    if version != ProtocolVersion.MQTT_5:
+    if version != _MQTT_5:
         raise _trailing()
     reason_code, pos = read_byte(data, pos, end)
     if reason_code not in REASON_CODES[PacketType.DISCONNECT]:
@@ -384,8 +390,8 @@ def _disconnect(first_octet: int, data: bytes, pos: int, end: int, version: Prot
     return Disconnect(reason_code, properties)
 
 
-def _auth(first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Auth:
-    if version != ProtocolVersion.MQTT_5:
+def _auth(_first_octet: int, data: bytes, pos: int, end: int, version: ProtocolVersion) -> Auth:
+    if version != _MQTT_5:
         raise MalformedPacket("packet type 15 is reserved below MQTT 5")
     if pos == end:
         return Auth()  # the form that 3.15.2.1 allows; `protocol` misses its Authentication Method
@@ -421,15 +427,20 @@ _BODIES: Final[dict[int, _Body]] = {
 #: MQTT 3.1 sends these with QoS 1 and may set DUP on a second attempt.
 _BODIES_3_1: Final[dict[int, _Body]] = {0x8A: _subscribe, 0xAA: _unsubscribe}
 
+_OTHER: Final[dict[Role, Role]] = {"client": "server", "server": "client"}
 
-def _decode(first_octet: int, data: bytes, start: int, end: int, version: ProtocolVersion) -> Packet:
-    read_body = _BODIES.get(first_octet)
-    if read_body is None:
-        if version == ProtocolVersion.MQTT_3_1:
-            read_body = _BODIES_3_1.get(first_octet)
-        if read_body is None:
-            raise MalformedPacket(f"reserved packet type or flags in first octet {first_octet:#04x}")
-    return read_body(first_octet, data, start, end, version)
+#: The same by who receives, without what the other side never sends.
+_BODIES_TO: Final[dict[Role, dict[int, _Body]]] = {
+    receiver: {octet: body for octet, body in _BODIES.items() if octet >> 4 in PACKETS_FROM[sender]}
+    for receiver, sender in _OTHER.items()
+}
+
+
+def _rare_body(first_octet: int, version: ProtocolVersion) -> _Body:
+    body = _BODIES_3_1.get(first_octet) if version == _MQTT_3_1 else None
+    if body is None:
+        raise MalformedPacket(f"reserved packet type or flags in first octet {first_octet:#04x}")
+    return body
 
 
 def decode_packet(first_octet: int, body: bytes, version: ProtocolVersion) -> Packet:
@@ -438,7 +449,8 @@ def decode_packet(first_octet: int, body: bytes, version: ProtocolVersion) -> Pa
     `version` is what CONNECT agreed upon; CONNECT itself says its own. The direction is not checked:
     `check_direction`. Raises `MalformedPacket`, `ProtocolViolation` or `UnsupportedProtocolVersion`.
     """
-    return _decode(first_octet, body, 0, len(body), version)
+    read_body = _BODIES.get(first_octet) or _rare_body(first_octet, version)
+    return read_body(first_octet, body, 0, len(body), version)
 
 
 #: receiver -> type of packet -> the properties that its sender must not use
@@ -458,17 +470,21 @@ def check_direction(packet: Packet, receiver: Role, version: ProtocolVersion) ->
     [MQTT-3.14.2-2]) and at the reason codes of DISCONNECT that one side alone may send.
     """
     packet_type = packet.packet_type
-    if packet_type not in PACKETS_FROM["client" if receiver == "server" else "server"]:
-        raise ProtocolViolation(f"{packet_type.name} sent to a {receiver}")
+    if packet_type not in PACKETS_FROM[_OTHER[receiver]]:
+        raise _wrong_direction(packet_type, receiver)
     if isinstance(packet, Publish):
         if packet.properties is not NO_PUBLISH_PROPERTIES:
             _check_properties(packet_type, packet.properties, receiver)
     elif isinstance(packet, Disconnect):
-        if receiver == "client" and version != ProtocolVersion.MQTT_5:
+        if receiver == "client" and version != _MQTT_5:
             raise ProtocolViolation("DISCONNECT sent to a client below MQTT 5")
         if packet.reason_code in REASON_CODES_ONLY_FROM[packet_type][receiver]:
             raise ProtocolViolation(f"DISCONNECT with {packet.reason_code:#04x} sent to a {receiver}")
         _check_properties(packet_type, packet.properties, receiver)
+
+
+def _wrong_direction(packet_type: int, receiver: Role) -> ProtocolViolation:
+    return ProtocolViolation(f"{PacketType(packet_type).name} sent to a {receiver}")
 
 
 def _check_properties(packet_type: PacketType, properties: object, receiver: Role) -> None:
@@ -486,7 +502,7 @@ class Decoder:
     that receives, that is, our own.
     """
 
-    __slots__ = ("_failed", "_needed", "_pending", "packet_bytes_max", "role", "version")
+    __slots__ = ("_bodies", "_failed", "_needed", "_pending", "_short_taken", "packet_bytes_max", "role", "version")
 
     def __init__(
         self,
@@ -499,6 +515,8 @@ class Decoder:
         self.packet_bytes_max: Final = packet_bytes_max
         self.role: Final[Role] = role
         self.version = version
+        self._bodies = _BODIES_TO[role]
+        self._short_taken = packet_bytes_max >= 0x81  # then no length of one octet can be too large
         self._pending = bytearray()
         self._needed = 0  # octets that must be there before looking at them can bring anything
         self._failed = False
@@ -524,14 +542,26 @@ class Decoder:
         self._needed = 0
         try:
             while pos < size:
-                extent = frame_extent(data, pos, self.packet_bytes_max)
-                if extent is None:
-                    break
-                start, end = extent
+                start = pos + 2
+                if start <= size and data[pos + 1] < 0x80 and self._short_taken:
+                    end = start + data[pos + 1]
+                else:
+                    extent = frame_extent(data, pos, self.packet_bytes_max)
+                    if extent is None:
+                        break
+                    start, end = extent
                 if end > size:
                     self._needed = end - pos
                     break
-                found.append(self._packet(data[pos], data, start, end))
+                first_octet = data[pos]
+                version = self.version
+                if first_octet & 0xF0 == 0x30 and version is not None:
+                    publish = decode_publish(first_octet, data, start, end, version)
+                    if publish.properties is not NO_PUBLISH_PROPERTIES:
+                        check_direction(publish, self.role, version)
+                    found.append(publish)
+                else:
+                    found.append(self._packet(first_octet, data, start, end))
                 pos = end
         except MqttError as error:
             self._failed = True
@@ -546,15 +576,16 @@ class Decoder:
         if version is None:
             if first_octet >> 4 != PacketType.CONNECT:
                 raise ProtocolViolation("the first packet is not CONNECT")
-            packet = _decode(first_octet, data, start, end, ProtocolVersion.MQTT_5)
+            version = _MQTT_5  # until CONNECT has said its own
+        read_body = self._bodies.get(first_octet)
+        if read_body is None:
+            if 0 < first_octet >> 4 not in PACKETS_FROM[_OTHER[self.role]]:
+                raise _wrong_direction(first_octet >> 4, self.role)
+            read_body = _rare_body(first_octet, version)
+        packet = read_body(first_octet, data, start, end, version)
+        if isinstance(packet, Disconnect):
+            check_direction(packet, self.role, version)
+        elif self.version is None:
             assert isinstance(packet, Connect)
             self.version = packet.version
-            return packet
-        if first_octet >> 4 == PacketType.PUBLISH:
-            publish = decode_publish(first_octet, data, start, end, version)
-            if publish.properties is not NO_PUBLISH_PROPERTIES:
-                check_direction(publish, self.role, version)
-            return publish
-        packet = _decode(first_octet, data, start, end, version)
-        check_direction(packet, self.role, version)
         return packet

@@ -12,7 +12,6 @@ Maximum Packet Size is not looked at: the caller measures what it gets [MQTT-3.1
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from msgspec import Struct
 from acebroker_codec.directions import CONNECT_RETURN_CODE_MAX, REASON_CODES, SUBACK_RETURN_CODES
 from acebroker_codec.errors import MqttError
 from acebroker_codec.packets import (
+    NO_ACK_PROPERTIES,
     NO_PUBLISH_PROPERTIES,
     Ack,
     Auth,
@@ -57,6 +57,8 @@ from acebroker_codec.wire import (
 
 __all__ = ["encode", "publish_frame", "publish_halves"]
 
+_MQTT_5: Final = ProtocolVersion.MQTT_5
+
 _PROTOCOL_NAMES: Final = {
     ProtocolVersion.MQTT_3_1: b"\0\6MQIsdp\3",
     ProtocolVersion.MQTT_3_1_1: b"\0\4MQTT\4",
@@ -64,7 +66,7 @@ _PROTOCOL_NAMES: Final = {
 }
 
 _TOPIC_CACHE_ENTRIES_MAX: Final = 8_192
-_TOPIC_CACHE_CHARACTERS_MAX: Final = 128
+_TOPIC_CACHE_OCTETS_MAX: Final = 128
 
 
 def _checked(check: Callable[[str], None], text: str) -> str:
@@ -75,12 +77,17 @@ def _checked(check: Callable[[str], None], text: str) -> str:
     return text
 
 
+#: Topic Name -> its field with the length; of short ones only, and emptied when full.
+_topic_fields: Final[dict[str, bytes]] = {}
+
+
 def _topic_field(topic: str) -> bytes:
-    return encode_string(_checked(check_topic_name, topic))
-
-
-#: Topic Name -> its field with the length. Only short ones, so that it stays small.
-_topic_field_cached = functools.lru_cache(_TOPIC_CACHE_ENTRIES_MAX)(_topic_field)
+    field = encode_string(_checked(check_topic_name, topic))
+    if len(field) <= _TOPIC_CACHE_OCTETS_MAX:
+        if len(_topic_fields) >= _TOPIC_CACHE_ENTRIES_MAX:
+            _topic_fields.clear()
+        _topic_fields[topic] = field
+    return field
 
 
 def _frame(first_octet: int, *parts: bytes) -> bytes:
@@ -96,7 +103,7 @@ def _identifier(packet_identifier: int) -> bytes:
 
 def _properties(properties: Struct, version: ProtocolVersion) -> bytes:
     octets = encode_properties(properties)
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         return octets
     if octets != b"\0":
         raise ValueError("properties need MQTT 5")
@@ -114,16 +121,18 @@ def publish_frame(
     version: ProtocolVersion,
 ) -> bytes:
     """A whole PUBLISH (3.3). Raises `ValueError` for what cannot be sent, see above."""
-    if topic:
-        field = _topic_field_cached(topic) if len(topic) <= _TOPIC_CACHE_CHARACTERS_MAX else _topic_field(topic)
-    elif properties.topic_alias is not None:
-        field = b"\0\0"
+    field = _topic_fields.get(topic)
+    if field is None:
+        if topic:
+            field = _topic_field(topic)
+        elif properties.topic_alias is None:
+            raise ValueError("an empty Topic Name without a Topic Alias")
+        else:
+            field = b"\0\0"
+    if properties is not NO_PUBLISH_PROPERTIES:
+        encoded = _properties(properties, version)
     else:
-        raise ValueError("an empty Topic Name without a Topic Alias")
-    if version == ProtocolVersion.MQTT_5:
-        encoded = b"\0" if properties is NO_PUBLISH_PROPERTIES else encode_properties(properties)
-    else:
-        encoded = b"" if properties is NO_PUBLISH_PROPERTIES else _properties(properties, version)
+        encoded = b"\0" if version == _MQTT_5 else b""
     first_octet = 0x30 | qos << 1
     if retain:
         first_octet |= 0x01
@@ -137,8 +146,8 @@ def publish_frame(
         raise ValueError("DUP or a Packet Identifier with QoS 0")
     length = len(field) + len(encoded) + len(payload)
     if length < 0x80:
-        return bytes((first_octet, length)) + field + encoded + payload
-    return b"".join((bytes((first_octet,)), encode_variable_byte_integer(length), field, encoded, payload))
+        return (first_octet << 8 | length).to_bytes(2, "big") + field + encoded + payload
+    return b"".join((encode_byte(first_octet), encode_variable_byte_integer(length), field, encoded, payload))
 
 
 def publish_halves(first_octet: int, topic: bytes, payload: bytes, properties: bytes) -> tuple[bytes, bytes]:
@@ -153,7 +162,9 @@ def publish_halves(first_octet: int, topic: bytes, payload: bytes, properties: b
     length = 2 + size + len(properties) + len(payload)
     if first_octet & 0x06:
         length += 2
-    before = bytes((first_octet,)) + encode_variable_byte_integer(length) + size.to_bytes(2, "big") + topic
+    if length < 0x80:
+        return (first_octet << 24 | length << 16 | size).to_bytes(4, "big") + topic, properties + payload
+    before = encode_byte(first_octet) + encode_variable_byte_integer(length) + size.to_bytes(2, "big") + topic
     return before, properties + payload
 
 
@@ -170,27 +181,33 @@ def _publish(packet: Publish, version: ProtocolVersion) -> bytes:
     )
 
 
-_ACK_FIRST_OCTETS: Final = {
-    PacketType.PUBACK: b"\x40",
-    PacketType.PUBREC: b"\x50",
-    PacketType.PUBREL: b"\x62",
-    PacketType.PUBCOMP: b"\x70",
+#: first octet and Remaining Length of the short form
+_ACK_HEADERS: Final[dict[type[Ack], bytes]] = {
+    Puback: b"\x40\x02",
+    Pubrec: b"\x50\x02",
+    Pubrel: b"\x62\x02",
+    Pubcomp: b"\x70\x02",
 }
 
 
 def _ack(packet: Ack, version: ProtocolVersion) -> bytes:
-    first_octet = _ACK_FIRST_OCTETS[packet.packet_type]
-    identifier = _identifier(packet.packet_identifier)
-    properties = _properties(packet.properties, version)
+    header = _ACK_HEADERS[type(packet)]
+    packet_identifier = packet.packet_identifier
+    if not 1 <= packet_identifier <= 0xFFFF:
+        raise ValueError("the Packet Identifier is out of range")
+    identifier = packet_identifier.to_bytes(2, "big")
     reason_code = packet.reason_code
+    if not reason_code and packet.properties is NO_ACK_PROPERTIES:
+        return header + identifier
+    properties = _properties(packet.properties, version)
     if properties in (b"", b"\0"):
         if not reason_code:
-            return first_octet + b"\x02" + identifier
+            return header + identifier
         properties = b""
-    if version != ProtocolVersion.MQTT_5:
+    if version != _MQTT_5:
         raise ValueError("an acknowledgement below MQTT 5 has no reason code")
     reason = _reason_code(packet.packet_type, reason_code)
-    return first_octet + encode_variable_byte_integer(3 + len(properties)) + identifier + reason + properties
+    return header[:1] + encode_variable_byte_integer(3 + len(properties)) + identifier + reason + properties
 
 
 def _reason_code(packet_type: PacketType, reason_code: int) -> bytes:
@@ -214,7 +231,7 @@ def _connect(packet: Connect, version: ProtocolVersion) -> bytes:
         flags |= 0x80
         payload.append(encode_string(packet.username))
     if packet.password is not None:
-        if packet.username is None and version != ProtocolVersion.MQTT_5:
+        if packet.username is None and version != _MQTT_5:
             raise ValueError("a Password without a User Name needs MQTT 5")
         flags |= 0x40
         payload.append(encode_binary_data(packet.password))
@@ -237,7 +254,7 @@ def _will(will: Will, version: ProtocolVersion) -> list[bytes]:
 def _connack(packet: Connack, version: ProtocolVersion) -> bytes:
     if packet.session_present and packet.reason_code:
         raise ValueError("Session Present with a refusal")
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         reason = _reason_code(PacketType.CONNACK, packet.reason_code)
     elif packet.reason_code <= CONNECT_RETURN_CODE_MAX:
         reason = encode_byte(packet.reason_code)
@@ -262,13 +279,13 @@ def _subscription_options(request: SubscriptionRequest, version: ProtocolVersion
     if request.no_local and request.filter.startswith(SHARE_PREFIX):
         raise ValueError("No Local on a Shared Subscription")
     options = request.qos | request.no_local << 2 | request.retain_as_published << 3 | request.retain_handling << 4
-    if version != ProtocolVersion.MQTT_5 and options > 2:
+    if version != _MQTT_5 and options > 2:
         raise ValueError("Subscription Options beside QoS need MQTT 5")
     return encode_byte(options)
 
 
 def _suback(packet: Suback, version: ProtocolVersion) -> bytes:
-    allowed = REASON_CODES[PacketType.SUBACK] if version == ProtocolVersion.MQTT_5 else SUBACK_RETURN_CODES
+    allowed = REASON_CODES[PacketType.SUBACK] if version == _MQTT_5 else SUBACK_RETURN_CODES
     return _frame(
         0x90,
         _identifier(packet.packet_identifier),
@@ -279,7 +296,7 @@ def _suback(packet: Suback, version: ProtocolVersion) -> bytes:
 
 def _unsuback(packet: Unsuback, version: ProtocolVersion) -> bytes:
     parts = [_identifier(packet.packet_identifier), _properties(packet.properties, version)]
-    if version == ProtocolVersion.MQTT_5:
+    if version == _MQTT_5:
         parts.append(_reason_codes(packet.reason_codes, REASON_CODES[PacketType.UNSUBACK]))
     elif packet.reason_codes:
         raise ValueError("UNSUBACK below MQTT 5 has no reason codes")
@@ -317,13 +334,13 @@ def _disconnect(packet: Disconnect, version: ProtocolVersion) -> bytes:
         if not packet.reason_code:
             return b"\xe0\0"
         properties = b""
-    if version != ProtocolVersion.MQTT_5:
+    if version != _MQTT_5:
         raise ValueError("DISCONNECT below MQTT 5 has no reason code")
     return _frame(0xE0, _reason_code(PacketType.DISCONNECT, packet.reason_code), properties)
 
 
 def _auth(packet: Auth, version: ProtocolVersion) -> bytes:
-    if version != ProtocolVersion.MQTT_5:
+    if version != _MQTT_5:
         raise ValueError("AUTH needs MQTT 5")
     reason = _reason_code(PacketType.AUTH, packet.reason_code)
     properties = encode_properties(packet.properties)

@@ -49,6 +49,7 @@ from acebroker_codec.packets import (
     WillProperties,
 )
 from acebroker_codec.topics import check_topic_name
+from acebroker_codec.wire import read_variable_byte_integer
 
 __all__ = [
     "CONTEXTS",
@@ -91,7 +92,7 @@ _READERS: Final[dict[PropertyType, _Reader]] = {
     PropertyType.BYTE: wire.read_byte,
     PropertyType.TWO_BYTE_INTEGER: wire.read_two_byte_integer,
     PropertyType.FOUR_BYTE_INTEGER: wire.read_four_byte_integer,
-    PropertyType.VARIABLE_BYTE_INTEGER: wire.read_variable_byte_integer,
+    PropertyType.VARIABLE_BYTE_INTEGER: read_variable_byte_integer,
     PropertyType.UTF_8_STRING: wire.read_string,
     PropertyType.UTF_8_STRING_PAIR: wire.read_string_pair,
     PropertyType.BINARY_DATA: wire.read_binary_data,
@@ -264,7 +265,7 @@ def decode_properties(data: bytes, pos: int, end: int, context: PropertyContext[
     Returns the values and the position behind them; `context.empty` itself where there are none.
     Raises `MalformedPacket` or `ProtocolViolation`, see the table above.
     """
-    length, pos = wire.read_variable_byte_integer(data, pos, end)
+    length, pos = read_variable_byte_integer(data, pos, end)
     if not length:
         return context.empty, pos
     stop = pos + length

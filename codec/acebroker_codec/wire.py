@@ -73,6 +73,8 @@ def read_four_byte_integer(data: bytes, pos: int, end: int) -> tuple[int, int]:
 
 def read_variable_byte_integer(data: bytes, pos: int, end: int) -> tuple[int, int]:
     """An integer of one to four octets in its shortest form (1.5.5) [MQTT-1.5.5-1]."""
+    if pos < end and data[pos] < 0x80:
+        return data[pos], pos + 1
     value = 0
     for shift in (0, 7, 14, 21):
         if pos >= end:
@@ -111,8 +113,13 @@ def text_of(octets: bytes) -> str:
 
 def read_string(data: bytes, pos: int, end: int) -> tuple[str, int]:
     """A UTF-8 Encoded String (1.5.4)."""
-    octets, pos = read_binary_data(data, pos, end)
-    return text_of(octets), pos
+    start = pos + 2
+    if start > end:
+        raise _past_the_end()
+    stop = start + (data[pos] << 8 | data[pos + 1])
+    if stop > end:
+        raise _past_the_end()
+    return text_of(data[start:stop]), stop
 
 
 def read_string_pair(data: bytes, pos: int, end: int) -> tuple[tuple[str, str], int]:
