@@ -177,10 +177,9 @@ def test_no_hash_and_no_password_in_an_error() -> None:
     for secret in ("hunter2", f"$7$10000001${SALT}${DIGEST}", f"$6${SALT}$c2VjcmV0", f"$6$c2VjcmV0c2${DIGEST}"):
         with pytest.raises(PasswordFileError) as caught:
             PasswordFile.parse(f"bob:{secret}", "users")
-        told = "".join(traceback.format_exception_only(caught.value)) + repr(caught.value)
+        told = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
         for part in (secret, SALT, DIGEST, "c2VjcmV0"):
             assert part not in told
-        assert caught.value.__suppress_context__
 
 
 # --- replacing a line --------------------------------------------------------------------------
