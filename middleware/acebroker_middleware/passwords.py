@@ -151,7 +151,7 @@ class PasswordFile:
         """The text of a file with the hash of one user replaced, or appended if there was none; all else stays.
 
         Raises `ValueError` for a name that cannot stand in a file: an empty one, one with `:`, a line
-        break or a blank at an end, or one that starts with `#`.
+        end or U+0000, or one that starts with `#`.
         """
         line = f"{username}:{encoded}"
         if _fields(line) != (username, ":", encoded) or not username or re.search("[\n\r\0]", line):
@@ -175,8 +175,8 @@ def hash_password(password: bytes, salt: bytes) -> str:
 
 
 def _fields(line: str) -> tuple[str, str, str]:
-    """User name, `:`, hash; three empty texts for a line without content."""
-    line = line.strip(" \t\r")
+    """User name, `:`, hash; three empty texts for a line without content. A blank in a name is part of it."""
+    line = line.rstrip(" \t\r")
     return ("", "", "") if line.startswith("#") else line.partition(":")
 
 
