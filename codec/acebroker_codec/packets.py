@@ -4,6 +4,9 @@ One class serves all versions: what an older version does not have on the wire s
 there. Integers are as in the standard (seconds, octets, identifiers 1..65535; 0 = no identifier).
 Properties are a value of their own per kind of packet; `NO_..._PROPERTIES` are the shared empty ones.
 
+`repr` is fit for logs: octet strings (payloads, correlation and authentication data) are shown by
+their length alone, user names and passwords not at all.
+
 Nothing here checks anything: `decoder` and `encoder` know the rules of the wire.
 """
 
@@ -104,10 +107,23 @@ class QoS(enum.IntEnum):
 UserProperties = tuple[tuple[str, str], ...]
 
 
+class _Value(Struct, frozen=True, gc=False):
+    """Shows its fields, except those that are absent or empty, and no octets."""
+
+    def __repr__(self) -> str:
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (
+            f"{name}=<{len(value)} octets>" if isinstance(value, bytes) else f"{name}={value!r}"
+            for name, value in fields
+            if value is not None and value != ()
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
 # ---- properties, one value per kind of packet (2.2.2.2); None = absent ----
 
 
-class ConnectProperties(Struct, frozen=True, gc=False, kw_only=True):
+class ConnectProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of CONNECT (3.1.2.11)."""
 
     session_expiry_interval: int | None = None  # seconds; 0xFFFFFFFF = never
@@ -121,7 +137,7 @@ class ConnectProperties(Struct, frozen=True, gc=False, kw_only=True):
     authentication_data: bytes | None = None
 
 
-class WillProperties(Struct, frozen=True, gc=False, kw_only=True):
+class WillProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of the Will (3.1.3.2)."""
 
     will_delay_interval: int | None = None  # seconds
@@ -133,7 +149,7 @@ class WillProperties(Struct, frozen=True, gc=False, kw_only=True):
     user_properties: UserProperties = ()
 
 
-class ConnackProperties(Struct, frozen=True, gc=False, kw_only=True):
+class ConnackProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of CONNACK (3.2.2.3)."""
 
     session_expiry_interval: int | None = None
@@ -155,7 +171,7 @@ class ConnackProperties(Struct, frozen=True, gc=False, kw_only=True):
     authentication_data: bytes | None = None
 
 
-class PublishProperties(Struct, frozen=True, gc=False, kw_only=True):
+class PublishProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of PUBLISH (3.3.2.3)."""
 
     payload_format_indicator: int | None = None
@@ -168,27 +184,27 @@ class PublishProperties(Struct, frozen=True, gc=False, kw_only=True):
     content_type: str | None = None
 
 
-class AckProperties(Struct, frozen=True, gc=False, kw_only=True):
+class AckProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK and UNSUBACK."""
 
     reason_string: str | None = None
     user_properties: UserProperties = ()
 
 
-class SubscribeProperties(Struct, frozen=True, gc=False, kw_only=True):
+class SubscribeProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of SUBSCRIBE (3.8.2.1)."""
 
     subscription_identifier: int | None = None
     user_properties: UserProperties = ()
 
 
-class UnsubscribeProperties(Struct, frozen=True, gc=False, kw_only=True):
+class UnsubscribeProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of UNSUBSCRIBE (3.10.2.1)."""
 
     user_properties: UserProperties = ()
 
 
-class DisconnectProperties(Struct, frozen=True, gc=False, kw_only=True):
+class DisconnectProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of DISCONNECT (3.14.2.2)."""
 
     session_expiry_interval: int | None = None
@@ -197,7 +213,7 @@ class DisconnectProperties(Struct, frozen=True, gc=False, kw_only=True):
     server_reference: str | None = None
 
 
-class AuthProperties(Struct, frozen=True, gc=False, kw_only=True):
+class AuthProperties(_Value, frozen=True, gc=False, kw_only=True):
     """Properties of AUTH (3.15.2.2)."""
 
     authentication_method: str | None = None
@@ -220,13 +236,13 @@ NO_AUTH_PROPERTIES: Final = AuthProperties()
 # ---- packets ----
 
 
-class Packet(Struct, frozen=True, gc=False):
+class Packet(_Value, frozen=True, gc=False):
     """What all control packets have in common: their type."""
 
     packet_type: ClassVar[PacketType]
 
 
-class Will(Struct, frozen=True, gc=False):
+class Will(_Value, frozen=True, gc=False):
     """The Will Message of a CONNECT (3.1.2.5)."""
 
     topic: str
@@ -310,7 +326,7 @@ class Pubcomp(Ack, frozen=True, gc=False):
     packet_type: ClassVar[PacketType] = PacketType.PUBCOMP
 
 
-class SubscriptionRequest(Struct, frozen=True, gc=False):
+class SubscriptionRequest(_Value, frozen=True, gc=False):
     """One Topic Filter of a SUBSCRIBE with its Subscription Options (3.8.3.1)."""
 
     filter: str
