@@ -6,12 +6,32 @@ method annotated with `Maybe[T]` returns either the result or an awaitable of it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
-__all__ = ["Authority", "Clock", "Decision", "Identity", "Maybe", "Timer", "Timers"]
+if TYPE_CHECKING:
+    from acebroker_codec.packets import Publish
+    from acebroker_middleware.state.message import Delivery, Message
+    from acebroker_middleware.state.subscriptions import Subscription
+
+__all__ = [
+    "Authority",
+    "Claim",
+    "Clock",
+    "Decision",
+    "Enqueue",
+    "Fenced",
+    "Identity",
+    "Maybe",
+    "Settle",
+    "Store",
+    "Stored",
+    "Timer",
+    "Timers",
+    "Unavailable",
+]
 
 T = TypeVar("T")
 Maybe = T | Awaitable[T]
@@ -76,4 +96,106 @@ class Authority(Protocol):
 
     def permits_receive(self, topic: str) -> Decision:
         """May a message on this Topic Name be delivered to it now?"""
+        ...
+
+
+# ---- storage ----
+
+
+class Fenced(Exception):
+    """The session was claimed by a later epoch: this owner has to let go of it."""
+
+
+class Unavailable(Exception):
+    """The outcome of a call on the store is unknown. Never repeated below MQTT: the client does that."""
+
+
+class Enqueue(Struct, frozen=True):
+    """A message of QoS 1 or 2 for one durable session."""
+
+    client_identifier: str
+    delivery: Delivery
+
+
+class Stored(Struct, frozen=True):
+    """A delivery as the store keeps it. `sequence` rises with every enqueue of a session, from 1."""
+
+    sequence: int
+    delivery: Delivery
+
+
+class Settle(Struct, frozen=True):
+    """One step of an owner. `number` is a sequence (`ack`, `rec`, `comp`) or a Packet Identifier (`inbound`, `inbound_done`).
+
+    `ack`: the message is done (PUBACK, PUBREC with an error, expired, dropped).
+    `rec`: its body is done, its release is pending, under `packet_identifier`. `comp`: the release is done.
+    `inbound`: a QoS 2 publication was received and not released; `inbound_done`: it was released.
+    """
+
+    client_identifier: str
+    epoch: int
+    kind: Literal["ack", "rec", "comp", "inbound", "inbound_done"]
+    number: int
+    packet_identifier: int = 0
+    publish: Publish | None = None
+
+
+class Claim(Struct, frozen=True):
+    """What a new owner of a session gets: its epoch and, when there was one, the session's content."""
+
+    epoch: int
+    present: bool
+    identity: Identity | None = None
+    subscriptions: tuple[Subscription, ...] = ()
+    #: sequence -> Packet Identifier of messages received (PUBREC) but not completed
+    releases: tuple[tuple[int, int], ...] = ()
+    inbound: tuple[tuple[int, Publish], ...] = ()
+
+
+class Store(Protocol):
+    """Sessions and retained messages that outlive a connection. Lists in, lists out; returning means durable.
+
+    Every call on a session carries its epoch, reads too, and raises Fenced when a later claim took
+    the session; any call may raise Unavailable. Unknown sessions are skipped by `enqueue` (result 0) and
+    fenced everywhere else.
+    """
+
+    def claim(self, client_identifier: str, identity: Identity, *, clean_start: bool) -> Maybe[Claim]:
+        """Become the owner: epoch + 1. With `clean_start` the old content is discarded [MQTT-3.1.2-4]."""
+        ...
+
+    def release(self, client_identifier: str, epoch: int, *, expires_at: float | None) -> Maybe[None]:
+        """The connection ended. `expires_at` on `Clock.wall`, None = never."""
+        ...
+
+    def remove(self, client_identifier: str, epoch: int) -> Maybe[None]:
+        """The session ended: nothing of it stays."""
+        ...
+
+    def subscribe(self, client_identifier: str, epoch: int, add: Sequence[Subscription], drop: Sequence[str]) -> Maybe[None]:
+        """Add or replace subscriptions, and drop filters."""
+        ...
+
+    def enqueue(self, rows: Sequence[Enqueue]) -> Maybe[list[int]]:
+        """Append messages to sessions; gives each one's sequence, 0 where there is no such session."""
+        ...
+
+    def read(self, client_identifier: str, epoch: int, after: int, limit: int) -> Maybe[list[Stored]]:
+        """Unsettled messages with a sequence above `after`, in order, at most `limit`."""
+        ...
+
+    def settle(self, steps: Sequence[Settle]) -> Maybe[None]:
+        """Take steps of owners, of many sessions at once."""
+        ...
+
+    def sweep(self, wall: float, limit: int) -> Maybe[list[str]]:
+        """Remove at most `limit` released sessions whose time is over; gives their Client Identifiers, each once."""
+        ...
+
+    def retain(self, messages: Sequence[Message], drop: Sequence[str]) -> Maybe[None]:
+        """Keep retained messages, and drop those of the topics given."""
+        ...
+
+    def retained(self) -> Maybe[list[Message]]:
+        """All retained messages, at start-up."""
         ...

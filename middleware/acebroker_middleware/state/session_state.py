@@ -1,0 +1,86 @@
+"""SessionState: what a client's session is made of and what outlives its connection (MQTT 5, 4.1).
+
+A SessionState is the view in memory of one row of the store; its `epoch` is the number of the claim
+that made it ours, and goes with every call on the store, so that a second owner fences the first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from acebroker_codec.flow import InflightWindow
+from acebroker_codec.packets import Publish
+from acebroker_middleware.state.message import Delivery, Message
+from acebroker_middleware.state.ports import Identity, Timer
+from acebroker_middleware.state.subscriptions import SharedGroup, Subscription
+
+if TYPE_CHECKING:
+    from acebroker_middleware.connection import Connection
+
+__all__ = ["NEVER_EXPIRES", "PendingWill", "SessionState"]
+
+#: Session Expiry Interval of a session that does not expire (3.1.2.11.2)
+NEVER_EXPIRES: Final = 0xFFFFFFFF
+
+
+class PendingWill:
+    """A Will that was armed by CONNECT, with its delay in seconds [MQTT-3.1.2-8]."""
+
+    __slots__ = ("delay_seconds", "message", "timer")
+
+    def __init__(self, message: Message, delay_seconds: int) -> None:
+        self.message = message
+        self.delay_seconds = delay_seconds
+        self.timer: Timer | None = None
+
+
+class SessionState:
+    """One session. Owned by `session.Session`; the router reads it, the deliver direction fills it.
+
+    `connection` is the connection it is attached to, None while the client is away. `inbound` holds
+    QoS 2 publications between PUBLISH and PUBREL by Packet Identifier. `queue` are deliveries of
+    QoS 1 and 2 that wait for the window, oldest first.
+    """
+
+    __slots__ = (
+        "client_identifier",
+        "connection",
+        "dropped",
+        "durable",
+        "epoch",
+        "expiry_interval",
+        "expiry_timer",
+        "groups",
+        "identity",
+        "inbound",
+        "present",
+        "queue",
+        "queued_octets",
+        "subscriptions",
+        "will",
+        "window",
+    )
+
+    def __init__(self, client_identifier: str, identity: Identity, epoch: int = 0) -> None:
+        self.client_identifier = client_identifier
+        self.identity = identity
+        self.epoch = epoch
+        self.connection: Connection | None = None
+        #: seconds after the connection's end; 0 = ends with it
+        self.expiry_interval = 0
+        self.expiry_timer: Timer | None = None
+        #: kept in the store: outlives the connection
+        self.durable = False
+        self.subscriptions: dict[str, Subscription] = {}
+        self.groups: dict[str, SharedGroup] = {}
+        self.window: InflightWindow[Delivery] = InflightWindow()
+        self.inbound: dict[int, Publish] = {}
+        self.queue: deque[Delivery] = deque()
+        self.queued_octets = 0
+        self.dropped = 0
+        self.will: PendingWill | None = None
+        self.present = False
+
+    def __repr__(self) -> str:
+        return f"SessionState({self.client_identifier!r}, epoch={self.epoch}, connected={self.connection is not None})"
