@@ -26,7 +26,7 @@ from typing import Any, Final, Generic, TypeVar
 from msgspec import Struct
 
 from acebroker_codec import wire
-from acebroker_codec.errors import MalformedPacket, ProtocolViolation, ReasonCode
+from acebroker_codec.errors import MalformedPacket, MqttError, ProtocolViolation, ReasonCode
 from acebroker_codec.packets import (
     NO_ACK_PROPERTIES,
     NO_AUTH_PROPERTIES,
@@ -321,4 +321,9 @@ def encode_properties(properties: Struct) -> bytes:
 def _encode_value(row: Property, value: Any) -> bytes:
     if row.values is not None and value not in row.values:
         raise ValueError(f"{row.name} cannot be {value}")
+    if row.is_topic_name:
+        try:
+            check_topic_name(value)
+        except MqttError as error:
+            raise ValueError(error.detail) from None
     return _WRITERS[row.type](value)
