@@ -107,7 +107,9 @@ class Frames:
         key = first_octet << 1 | v5
         found: bytes | None = self._cache.get(key)
         if found is None:
-            before, after = publish_halves(first_octet, self._topic, self.message.payload, self.properties() if v5 else b"")
+            before, after = publish_halves(
+                first_octet, self._topic, self.message.payload, self.properties() if v5 else b""
+            )
             found = before + after
             self._cache[key] = found
         return found

@@ -172,7 +172,9 @@ class Store(Protocol):
         """The session ended: nothing of it stays."""
         ...
 
-    def subscribe(self, client_identifier: str, epoch: int, add: Sequence[Subscription], drop: Sequence[str]) -> Maybe[None]:
+    def subscribe(
+        self, client_identifier: str, epoch: int, add: Sequence[Subscription], drop: Sequence[str]
+    ) -> Maybe[None]:
         """Add or replace subscriptions, and drop filters."""
         ...
 

@@ -1,0 +1,65 @@
+"""AckQueue: acknowledgements of what a client sent leave in the order in which it was sent.
+
+Every inbound PUBLISH of QoS 1 or 2 and every PUBREL opens a slot when it is decoded; the router, the
+store or a refusal fills it, in any order; filled slots leave from the head only, per kind
+[MQTT-4.6.0-2], [MQTT-4.6.0-3], [MQTT-4.6.0-4].
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from acebroker_codec.encoder import encode
+from acebroker_codec.packets import Ack, ProtocolVersion, Puback, Pubcomp, Pubrec
+
+__all__ = ["AckQueue", "AckSlots"]
+
+_PUBACK: Final = 0x4002 << 16
+_PUBREC: Final = 0x5002 << 16
+_PUBCOMP: Final = 0x7002 << 16
+
+
+class AckSlots:
+    """The open slots of one kind, oldest first, by Packet Identifier."""
+
+    __slots__ = ("_head", "_kind", "_owner", "_ready", "open")
+
+    def __init__(self, owner: AckQueue, kind: type[Ack], head: int) -> None:
+        self._owner = owner
+        self._kind = kind
+        self._head = head
+        #: Packet Identifiers; append opens a slot
+        self.open: deque[int] = deque()
+        self._ready: dict[int, bytes] = {}
+
+    def fill(self, packet_identifier: int, reason_code: int = 0) -> None:
+        """Answer one open slot; a reason code is sent by MQTT 5 only."""
+        if reason_code and self._owner.version == 5:
+            frame = encode(self._kind(packet_identifier, reason_code), ProtocolVersion.MQTT_5)
+        else:
+            frame = (self._head | packet_identifier).to_bytes(4, "big")
+        waiting = self.open
+        if waiting[0] != packet_identifier:
+            self._ready[packet_identifier] = frame
+            return
+        waiting.popleft()
+        write = self._owner.write
+        write(frame)
+        ready = self._ready
+        while ready and waiting[0] in ready:
+            write(ready.pop(waiting.popleft()))
+
+
+class AckQueue:
+    """PUBACK, PUBREC and PUBCOMP slots of one connection. `write` queues a frame for it."""
+
+    __slots__ = ("puback", "pubcomp", "pubrec", "version", "write")
+
+    def __init__(self, version: int, write: Callable[[bytes], None]) -> None:
+        self.version = version
+        self.write = write
+        self.puback = AckSlots(self, Puback, _PUBACK)
+        self.pubrec = AckSlots(self, Pubrec, _PUBREC)
+        self.pubcomp = AckSlots(self, Pubcomp, _PUBCOMP)

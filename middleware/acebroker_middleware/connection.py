@@ -1,0 +1,302 @@
+"""Connection: what the stages see of one client. No I/O: octets to send pile up in `out`.
+
+The runtime owns the socket and makes the Connection; stages read and set its fields as each
+comment says. `write` and `refuse` are the only ways out towards the client.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from acebroker_codec.encoder import encode
+from acebroker_codec.errors import MqttError, ReasonCode
+from acebroker_codec.flow import ReceivingAliases, SendingAliases
+from acebroker_codec.packets import (
+    Auth,
+    Disconnect,
+    Packet,
+    PacketType,
+    ProtocolVersion,
+    Publish,
+    Pubrel,
+    Suback,
+    Subscribe,
+    Unsuback,
+    Unsubscribe,
+)
+from acebroker_codec.protocol import Protocol
+from acebroker_middleware.acks import AckQueue
+from acebroker_middleware.errors import NotAuthorized
+from acebroker_middleware.flows import Flow
+from acebroker_middleware.observe import Counters
+from acebroker_middleware.state.bounds import Limits
+from acebroker_middleware.state.ports import Authority, Clock, Decision, Identity
+
+if TYPE_CHECKING:
+    from acebroker_middleware.state.message import Message
+    from acebroker_middleware.state.session_state import SessionState
+
+__all__ = ["CloseReason", "Connection", "ConnectionType", "DeniedPublish", "Round"]
+
+logger = logging.getLogger("trio_acebroker.denied")
+
+
+class ConnectionType(enum.Enum):
+    """How a client reached us; the names are those of `allowed_connection_types`."""
+
+    MQTT = "MQTT"
+    MQTT_WS = "MQTT_WS"
+    IN_PROCESS = "IN_PROCESS"
+
+
+class DeniedPublish(enum.Enum):
+    """What MQTT 3 does with a PUBLISH that is not allowed [MQTT-3.3.5-2]."""
+
+    IGNORE = "ignore"  # acknowledged, then dropped
+    DISCONNECT = "disconnect"
+
+
+class CloseReason:
+    """Why a connection ended: the error that ended it, None when the peer just went away."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: MqttError | None) -> None:
+        self.error = error
+
+    def __str__(self) -> str:
+        if self.error is None:
+            return "connection lost"
+        return f"{self.error.detail or type(self.error).__name__} ({self.error.reason_code:#04x})"
+
+
+class Round:
+    """What all connections of a broker share while one batch is handled.
+
+    `dirty` are the connections with octets to send, each once; the runtime sends and empties it.
+    """
+
+    __slots__ = ("clock", "counters", "dirty", "limits")
+
+    def __init__(self, clock: Clock, limits: Limits, counters: Counters) -> None:
+        self.clock = clock
+        self.limits = limits
+        self.counters = counters
+        self.dirty: list[Connection] = []
+
+
+class Connection:
+    """One client's connection as stages see it. Fields are grouped by who sets them."""
+
+    __slots__ = (
+        "ack_queue",
+        "anonymous_allowed",
+        "attributes",
+        "authority",
+        "blocked",
+        "clean",
+        "client_identifier",
+        "closed",
+        "connected",
+        "connection_type",
+        "decisions",
+        "denied_publish",
+        "dirty",
+        "drain",
+        "dropped",
+        "end",
+        "failed",
+        "flow_octets",
+        "flows",
+        "identity",
+        "keep_alive",
+        "last_received",
+        "listener",
+        "needed",
+        "out",
+        "out_octets",
+        "out_octets_max",
+        "packet_bytes_max",
+        "peer",
+        "problem_information",
+        "protocol",
+        "protocol_versions",
+        "receive_max",
+        "receiving_aliases",
+        "retained_waiting",
+        "round",
+        "send_max",
+        "sending_aliases",
+        "session",
+        "started",
+        "subscribe_refusals",
+        "tail",
+        "v5",
+        "version",
+    )
+
+    def __init__(
+        self,
+        round_: Round,
+        *,
+        peer: str = "",
+        listener: str = "",
+        connection_type: ConnectionType = ConnectionType.MQTT,
+        anonymous_allowed: bool = True,
+        protocol_versions: frozenset[int] = frozenset((3, 4, 5)),
+        denied_publish: DeniedPublish = DeniedPublish.IGNORE,
+    ) -> None:
+        limits = round_.limits
+        # by the runtime
+        self.round = round_
+        #: address of the client, as text; empty in process
+        self.peer = peer
+        self.listener = listener
+        self.connection_type = connection_type
+        self.anonymous_allowed = anonymous_allowed
+        self.protocol_versions = protocol_versions
+        #: what a refused PUBLISH of MQTT 3 leads to
+        self.denied_publish = denied_publish
+        #: end this connection with an error, from outside its own batch
+        self.end: Callable[[MqttError], None] = _no_end
+        #: try to send `out` at once, when it is over its bound in the middle of a round
+        self.drain: Callable[[Connection], None] = _no_drain
+        #: the socket takes no more octets now
+        self.blocked = False
+        self.closed = False
+        self.started = round_.clock.now
+        self.last_received = round_.clock.now
+
+        # by decode
+        self.version = ProtocolVersion.MQTT_3_1_1
+        self.v5 = False
+        self.protocol = Protocol("server")
+        self.tail = bytearray()
+        self.needed = 0
+        self.failed = False
+        self.receiving_aliases = ReceivingAliases(limits.topic_alias_max)
+        self.ack_queue = AckQueue(4, self.write)
+
+        # by authn
+        self.client_identifier = ""
+        self.identity: Identity | None = None
+        self.authority: Authority | None = None
+
+        # by authz
+        #: Topic Name -> its decision for PUBLISH, bounded like the flows
+        self.decisions: dict[str, Decision] = {}
+        #: Packet Identifier of a SUBSCRIBE -> index of a filter -> reason code that refused it
+        self.subscribe_refusals: dict[int, dict[int, int]] = {}
+
+        # by session
+        self.session: SessionState | None = None
+        #: CONNACK 0 was sent
+        self.connected = False
+        self.clean = True
+        self.keep_alive = 0
+        self.problem_information = True
+        #: largest packet the client takes, octets; None = any
+        self.packet_bytes_max: int | None = None
+        #: unacknowledged QoS 1 and 2 packets: what we may send, what the client may send
+        self.send_max = limits.in_flight_max
+        self.receive_max = 65_535
+        self.sending_aliases = SendingAliases(0)
+
+        # by the deliver direction
+        self.out: list[bytes] = []
+        self.out_octets = 0
+        self.out_octets_max = limits.out_queue_bytes_max
+        self.dirty = False
+        self.dropped = 0
+        #: retained messages that wait for room in `out`, newest last
+        self.retained_waiting: list[tuple[Message, int, tuple[int, ...]]] = []
+
+        # by the flow cache
+        self.flows: dict[bytes, Flow] = {}
+        self.flow_octets = 0
+
+        #: for plugins: by the stage's name
+        self.attributes: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Connection({self.client_identifier!r}, peer={self.peer!r}, version={int(self.version)})"
+
+    def write(self, frame: bytes) -> None:
+        """Queue one frame; it leaves with the others at the end of the round."""
+        self.out.append(frame)
+        self.out_octets += len(frame)
+        if not self.dirty:
+            self.dirty = True
+            self.round.dirty.append(self)
+
+    def send(self, packet: Packet) -> None:
+        """Encode a packet and queue it. Over the client's Maximum Packet Size it is left out [MQTT-3.1.2-25]."""
+        frame = encode(packet, self.version)
+        if self.packet_bytes_max is not None and len(frame) > self.packet_bytes_max:
+            self.round.counters.dropped_too_large += 1
+            return
+        self.round.counters.packets_sent += 1
+        self.write(frame)
+
+    def forget_flows(self) -> None:
+        """Everything decided for this connection is void (its rights changed)."""
+        self.flows.clear()
+        self.flow_octets = 0
+        self.decisions.clear()
+
+    def refuse(self, packet: Packet, reason_code: ReasonCode, rule: str, index: int | None = None) -> None:
+        """Answer one packet that a stage refuses, and count and log the `rule`; the stage drops the packet.
+
+        PUBLISH: PUBACK or PUBREC with the code on MQTT 5; QoS 0 just goes. On MQTT 3 it is acknowledged,
+        or the connection ends, as the authorization says. SUBSCRIBE, UNSUBSCRIBE: every filter gets the code; with
+        `index` that filter alone, and then the packet stays in the batch. AUTH, and what cannot be
+        answered: raises NotAuthorized or the MqttError of `reason_code`, which ends the connection.
+        """
+        counters = self.round.counters
+        counters.denials[rule] += 1
+        logger.info(
+            "denied %s: %s",
+            packet.packet_type.name,
+            rule,
+            extra={"client_id": self.client_identifier, "peer": self.peer},
+        )
+        match packet:
+            case Publish():
+                self._refuse_publish(packet, reason_code, rule)
+            case Pubrel():
+                self.ack_queue.pubcomp.fill(packet.packet_identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
+            case Subscribe() if index is not None:
+                self.subscribe_refusals.setdefault(packet.packet_identifier, {})[index] = reason_code
+            case Subscribe():
+                code = reason_code if self.v5 else ReasonCode.UNSPECIFIED_ERROR
+                self.send(Suback(packet.packet_identifier, (code,) * len(packet.filters)))
+            case Unsubscribe():
+                self.send(Unsuback(packet.packet_identifier, (reason_code,) * len(packet.filters) if self.v5 else ()))
+            case Auth():
+                raise MqttError(rule, reason_code)
+            case _:
+                raise MqttError(f"{PacketType(packet.packet_type).name} refused: {rule}", reason_code)
+
+    def _refuse_publish(self, packet: Publish, reason_code: ReasonCode, rule: str) -> None:
+        if not self.v5 and self.denied_publish is DeniedPublish.DISCONNECT:
+            raise NotAuthorized(f"PUBLISH refused: {rule}", reason_code)
+        if packet.qos == 1:
+            self.ack_queue.puback.fill(packet.packet_identifier, reason_code)
+        elif packet.qos == 2:
+            self.ack_queue.pubrec.fill(packet.packet_identifier, reason_code)
+
+    def disconnect(self, error: MqttError) -> None:
+        """Queue the DISCONNECT that tells an MQTT 5 client why it is cut [MQTT-3.14.0-1]."""
+        if self.v5 and self.connected:
+            self.send(Disconnect(error.reason_code))
+
+
+def _no_end(error: MqttError) -> None:
+    raise RuntimeError("this connection has no owner")
+
+
+def _no_drain(connection: Connection) -> None:
+    return None
