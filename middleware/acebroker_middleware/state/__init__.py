@@ -1,0 +1,1 @@
+"""What stages keep: messages, subscriptions, sessions, retained messages, limits; and the ports to what is outside."""
