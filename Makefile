@@ -18,7 +18,7 @@ SOURCES := $(shell find codec middleware broker tests spec -type f ! -path '*/__
 	pyproject.toml Makefile README.md
 TESTED := $(VENV)/.tested$(if $(ACEBROKER_REQUIRE_ALL),-all)
 
-.PHONY: help run setup test check format lint types house conformance mutants fuzz bench
+.PHONY: help run setup typing-environment test check format lint types house conformance mutants fuzz bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,14 @@ $(VENV)/.installed: pyproject.toml | $(PY)
 $(VENV)/.installed-test: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+# an environment of its own: trio-typing hides Trio's types from mypy
+typing-environment: $(VENV)-typing/.installed
+
+$(VENV)-typing/.installed: pyproject.toml | $(PY)
+	$(PY) -m venv $(VENV)-typing
+	$(VENV)-typing/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[typing]'
+	@touch $@
 
 $(PY):
 	@set -e; found=; \
