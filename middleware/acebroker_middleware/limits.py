@@ -122,7 +122,7 @@ class RateLimiter:
         if bucket.messages < passed:
             passed = math.floor(bucket.messages + _ROUNDING)
         if bucket.octets < passed * each:
-            passed = min(passed, max(0, math.ceil(bucket.octets / each - _ROUNDING)))
+            passed = max(0, math.ceil(bucket.octets / each - _ROUNDING))
         bucket.messages -= passed
         bucket.octets -= passed * each
         return passed
