@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
+from acebroker_middleware.acl import AclRules
 from tests.house.modules import ROOT
 from trio_acebroker.config import BrokerConfig, Listener, StageConfig
 from trio_acebroker.plugins import load_stage
@@ -60,3 +61,8 @@ def test_examples_of_configuration_are_valid(text: str) -> None:
     config = BrokerConfig.from_toml(text, environ={"ACEBROKER_AUTHENTICATION__ANONYMOUS": "true"})
     for stage in config.stages:
         load_stage(stage.use, stage.options)
+
+
+def test_the_example_of_an_acl_file_is_valid() -> None:
+    (text,) = re.findall(r"```acl\n(.*?)```", CONFIGURATION, re.DOTALL)
+    AclRules.parse(text, "configuration.md")
