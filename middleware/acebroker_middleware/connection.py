@@ -36,7 +36,6 @@ from acebroker_middleware.state.bounds import Limits
 from acebroker_middleware.state.ports import Authority, Clock, Decision, Identity
 
 if TYPE_CHECKING:
-    from acebroker_middleware.state.message import Message
     from acebroker_middleware.state.session_state import SessionState
 
 __all__ = ["CloseReason", "Connection", "ConnectionType", "DeniedPublish", "Round"]
@@ -97,7 +96,6 @@ class Connection:
         "attributes",
         "authority",
         "blocked",
-        "clean",
         "client_identifier",
         "closed",
         "connected",
@@ -126,7 +124,6 @@ class Connection:
         "protocol_versions",
         "receive_max",
         "receiving_aliases",
-        "retained_waiting",
         "round",
         "send_max",
         "sending_aliases",
@@ -195,7 +192,6 @@ class Connection:
         self.session: SessionState | None = None
         #: CONNACK 0 was sent
         self.connected = False
-        self.clean = True
         self.keep_alive = 0
         self.problem_information = True
         #: largest packet the client takes, octets; None = any
@@ -211,8 +207,6 @@ class Connection:
         self.out_octets_max = limits.out_queue_bytes_max
         self.dirty = False
         self.dropped = 0
-        #: retained messages that wait for room in `out`, newest last
-        self.retained_waiting: list[tuple[Message, int, tuple[int, ...]]] = []
 
         # by the flow cache
         self.flows: dict[bytes, Flow] = {}

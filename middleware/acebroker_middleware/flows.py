@@ -14,15 +14,17 @@ A run is a row of QoS 0 PUBLISH frames of one flow in the input; a fast route fo
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from acebroker_middleware.state.message import Message
     from acebroker_middleware.state.session_state import SessionState
     from acebroker_middleware.state.subscriptions import SharedGroup
 
-__all__ = ["Epoch", "Flow", "FlowKey", "FlowMode", "Route", "Target", "Verdict"]
+__all__ = ["Epoch", "Flow", "FlowKey", "FlowMode", "LocalSubscriber", "Route", "Target", "Verdict"]
 
 
 class Verdict(enum.Enum):
@@ -57,6 +59,15 @@ class Target(Struct, frozen=True, gc=False):
     inspect: bool = False
 
 
+class LocalSubscriber:
+    """A subscriber inside the broker's own process: `take` gets each message, and must not wait or raise."""
+
+    __slots__ = ("take",)
+
+    def __init__(self, take: Callable[[Message], None]) -> None:
+        self.take = take
+
+
 class Epoch:
     """A number that rises when everything derived from an older one is void."""
 
@@ -80,12 +91,13 @@ class Route:
     `packet_bytes_max` is the least Maximum Packet Size among them.
     """
 
-    __slots__ = ("fast", "fast_3", "fast_5", "groups", "packet_bytes_max", "targets", "version")
+    __slots__ = ("fast", "fast_3", "fast_5", "groups", "local", "packet_bytes_max", "targets", "version")
 
     def __init__(self, version: int) -> None:
         self.version = version
         self.targets: list[Target] = []
         self.groups: list[SharedGroup[SessionState]] = []
+        self.local: list[LocalSubscriber] = []
         self.fast = True
         self.fast_3: list[SessionState] = []
         self.fast_5: list[SessionState] = []

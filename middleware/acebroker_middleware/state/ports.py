@@ -7,7 +7,7 @@ method annotated with `Maybe[T]` returns either the result or an awaitable of it
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, Union
 
 from msgspec import Struct
 
@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Maybe = T | Awaitable[T]
+#: a result, or an awaitable of it
+Maybe: TypeAlias = Union[T, Awaitable[T]]  # noqa: UP007 - an alias with a type variable
 
 
 class Clock(Protocol):
@@ -125,7 +126,8 @@ class Stored(Struct, frozen=True):
 
 
 class Settle(Struct, frozen=True):
-    """One step of an owner. `number` is a sequence (`ack`, `rec`, `comp`) or a Packet Identifier (`inbound`, `inbound_done`).
+    """One step of an owner. `number` is a sequence (`ack`, `rec`) or a Packet Identifier
+    (`comp`, `inbound`, `inbound_done`).
 
     `ack`: the message is done (PUBACK, PUBREC with an error, expired, dropped).
     `rec`: its body is done, its release is pending, under `packet_identifier`. `comp`: the release is done.
@@ -155,9 +157,10 @@ class Claim(Struct, frozen=True):
 class Store(Protocol):
     """Sessions and retained messages that outlive a connection. Lists in, lists out; returning means durable.
 
-    Every call on a session carries its epoch, reads too, and raises Fenced when a later claim took
-    the session; any call may raise Unavailable. Unknown sessions are skipped by `enqueue` (result 0) and
-    fenced everywhere else.
+    A call that gives an awaitable is under way already: awaiting it tells when it is durable, and a
+    caller that need not know may drop it. Every call on a session carries its epoch, reads too, and
+    raises Fenced when a later claim took the session; any call may raise Unavailable. Unknown sessions
+    are skipped by `enqueue` (result 0) and fenced everywhere else.
     """
 
     def claim(self, client_identifier: str, identity: Identity, *, clean_start: bool) -> Maybe[Claim]:

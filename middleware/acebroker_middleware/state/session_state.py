@@ -54,9 +54,10 @@ class SessionState:
         "groups",
         "identity",
         "inbound",
-        "present",
         "queue",
         "queued_octets",
+        "resend",
+        "retained_waiting",
         "subscriptions",
         "will",
         "window",
@@ -73,14 +74,17 @@ class SessionState:
         #: kept in the store: outlives the connection
         self.durable = False
         self.subscriptions: dict[str, Subscription] = {}
-        self.groups: dict[str, SharedGroup] = {}
+        self.groups: dict[str, SharedGroup[SessionState]] = {}
         self.window: InflightWindow[Delivery] = InflightWindow()
         self.inbound: dict[int, Publish] = {}
         self.queue: deque[Delivery] = deque()
         self.queued_octets = 0
+        #: Packet Identifiers whose PUBLISH has to be sent again on this connection, oldest first [MQTT-4.4.0-1]
+        self.resend: deque[int] = deque()
+        #: retained messages that a subscription asked for and that wait for room
+        self.retained_waiting: deque[Delivery] = deque()
         self.dropped = 0
         self.will: PendingWill | None = None
-        self.present = False
 
     def __repr__(self) -> str:
         return f"SessionState({self.client_identifier!r}, epoch={self.epoch}, connected={self.connection is not None})"

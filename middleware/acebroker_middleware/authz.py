@@ -1,0 +1,107 @@
+"""Stage 3: what may this client do. The only stage that grants; it asks the identity's one Authority.
+
+PUBLISH and the Will by Topic Name, SUBSCRIBE by covering of the whole filter, delivery by Topic Name.
+No grant is a denial; every denial names its rule. A resend of a QoS 2 PUBLISH that was taken before is
+not examined again: rights count at first receipt.
+"""
+
+from __future__ import annotations
+
+from acebroker_codec.errors import MqttError, ReasonCode
+from acebroker_codec.packets import Connect, PacketType, Publish, Subscribe
+from acebroker_codec.topics import SharedSubscription
+from acebroker_middleware.connection import Connection, Round
+from acebroker_middleware.errors import ConnectionRefused
+from acebroker_middleware.flows import FlowKey, Verdict
+from acebroker_middleware.stage import Batch
+from acebroker_middleware.state.message import Message
+from acebroker_middleware.state.ports import Authority, Decision
+
+__all__ = ["Authz"]
+
+
+class Authz:
+    """Stage 3, in both directions."""
+
+    name = "authz"
+    wants = frozenset({PacketType.CONNECT, PacketType.PUBLISH, PacketType.SUBSCRIBE})
+
+    def __init__(self, round_: Round) -> None:
+        self._limits = round_.limits
+
+    # ---- from the client ----
+
+    def plan(self, conn: Connection, flow: FlowKey) -> Verdict:
+        """PASS or DENY for the topic; a denial that has to end an MQTT 3 connection is left to the packet."""
+        return Verdict.PASS if self._publish_decision(conn, flow.topic).allowed else Verdict.DENY
+
+    def on_batch(self, conn: Connection, batch: Batch) -> Batch:
+        """Refuse what is not granted."""
+        decisions = conn.decisions
+        out: Batch = []
+        for packet in batch:
+            kind = type(packet)
+            try:
+                if kind is Publish:
+                    topic = packet.topic  # type: ignore[union-attr]
+                    decision = decisions.get(topic) or self._publish_decision(conn, topic)
+                    if not decision.allowed and not self._resent(conn, packet):  # type: ignore[arg-type]
+                        conn.refuse(packet, ReasonCode.NOT_AUTHORIZED, decision.rule)  # type: ignore[arg-type]
+                        continue
+                elif kind is Subscribe:
+                    self._check_filters(conn, packet)  # type: ignore[arg-type]
+                elif kind is Connect:
+                    self._check_will(conn, packet)  # type: ignore[arg-type]
+            except MqttError as error:
+                out.append(error)
+                break
+            out.append(packet)
+        return out
+
+    def _publish_decision(self, conn: Connection, topic: str) -> Decision:
+        decision = conn.decisions.get(topic)
+        if decision is None:
+            decision = _authority(conn).permits_publish(topic)
+            if len(conn.decisions) >= self._limits.flows_per_connection_max:
+                conn.decisions.clear()
+            conn.decisions[topic] = decision
+        return decision
+
+    @staticmethod
+    def _resent(conn: Connection, packet: Publish) -> bool:
+        return packet.qos == 2 and conn.session is not None and packet.packet_identifier in conn.session.inbound
+
+    @staticmethod
+    def _check_filters(conn: Connection, packet: Subscribe) -> None:
+        authority = _authority(conn)
+        for index, request in enumerate(packet.filters):
+            shared = SharedSubscription.parse(request.filter)
+            decision = authority.permits_subscribe(request.filter if shared is None else shared.topic_filter)
+            if not decision.allowed:
+                conn.refuse(packet, ReasonCode.NOT_AUTHORIZED, decision.rule, index)
+
+    @staticmethod
+    def _check_will(conn: Connection, connect: Connect) -> None:
+        if connect.will is None:
+            return
+        decision = _authority(conn).permits_publish(connect.will.topic)
+        if not decision.allowed:
+            conn.round.counters.denials[decision.rule] += 1
+            raise ConnectionRefused(ReasonCode.NOT_AUTHORIZED, f"Will: {decision.rule}")
+
+    # ---- to the client ----
+
+    def plan_deliver(self, conn: Connection, flow: FlowKey) -> Verdict:
+        """May a message on this topic still go to this client?"""
+        return Verdict.PASS if _authority(conn).permits_receive(flow.topic).allowed else Verdict.DENY
+
+    def on_deliver(self, conn: Connection, batch: list[Message]) -> list[Message]:
+        """Drop what is not granted (any more)."""
+        authority = _authority(conn)
+        return [message for message in batch if authority.permits_receive(message.topic).allowed]
+
+
+def _authority(conn: Connection) -> Authority:
+    if conn.authority is None:
+        raise ConnectionRefused(ReasonCode.NOT_AUTHORIZED, "not authenticated")
+    return conn.authority

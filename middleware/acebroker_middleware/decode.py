@@ -1,0 +1,115 @@
+"""Stage 1: octets to packets that may come now: framing, versions, limits, Topic Aliases, ack slots.
+
+The pipeline calls `packet` for each frame that the flow cache did not take. What comes out has a
+full Topic Name and obeys the protocol order; every QoS 1 and 2 PUBLISH and PUBREL has its ack slot.
+
+Statements: [MQTT-3.1.0-1], [MQTT-3.1.0-2], [MQTT-3.1.2-24], [MQTT-3.3.2-8 .. -12], [MQTT-3.3.4-9], [MQTT-4.8.0-1].
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from acebroker_codec.decoder import check_direction, decode_ack, decode_packet, decode_publish
+from acebroker_codec.errors import ProtocolViolation, ReasonCode, UnsupportedProtocolVersion
+from acebroker_codec.packets import (
+    NO_PUBLISH_PROPERTIES,
+    Connect,
+    Packet,
+    PacketType,
+    ProtocolVersion,
+    Publish,
+    Pubrel,
+)
+from acebroker_codec.protocol import State
+from acebroker_middleware.acks import AckQueue
+from acebroker_middleware.connection import Connection, Round
+from acebroker_middleware.flows import Verdict
+from acebroker_middleware.stage import Batch
+
+__all__ = ["Decode"]
+
+_SERVER: Final = "server"
+
+
+class Decode:
+    """Stage 1. `on_batch` is never needed: its work is done frame by frame, before there is a batch."""
+
+    name = "decode"
+    wants = frozenset(PacketType)
+
+    def __init__(self, round_: Round) -> None:
+        self._limits = round_.limits
+        self._topic_bytes_max = round_.limits.topic_bytes_max
+        self._topic_levels_max = round_.limits.topic_levels_max
+
+    def plan(self, conn: Connection, flow: object) -> Verdict:
+        """A frame of a known flow needs no more decoding."""
+        return Verdict.PASS
+
+    def on_batch(self, conn: Connection, batch: Batch) -> Batch:
+        """Everything was done in `packet`."""
+        return batch
+
+    def packet(self, conn: Connection, first_octet: int, data: bytes, start: int, end: int) -> Packet:
+        """The packet in `data[start:end]`, checked and admitted. Raises MqttError for what must not come."""
+        kind = first_octet >> 4
+        if conn.connected:
+            if kind == 3:
+                publish = decode_publish(first_octet, data, start, end, conn.version)
+                return self._admit_publish(conn, publish)
+            if 4 <= kind <= 7:
+                ack = decode_ack(first_octet, data, start, end, conn.version)
+                if type(ack) is Pubrel:
+                    conn.ack_queue.pubcomp.open.append(ack.packet_identifier)
+                return ack
+        elif conn.protocol.state is State.AWAITING_CONNECT and kind != PacketType.CONNECT:
+            raise ProtocolViolation("the first packet is not CONNECT")
+        packet = decode_packet(first_octet, data[start:end], conn.version)
+        check_direction(packet, _SERVER, conn.version)
+        conn.protocol.received(packet)
+        if type(packet) is Connect:
+            self._admit_connect(conn, packet)
+        elif type(packet) is Publish:
+            return self._admit_publish(conn, packet)
+        elif type(packet) is Pubrel:
+            conn.ack_queue.pubcomp.open.append(packet.packet_identifier)
+        return packet
+
+    def _admit_connect(self, conn: Connection, packet: Connect) -> None:
+        conn.version = packet.version
+        conn.v5 = packet.version is ProtocolVersion.MQTT_5
+        if packet.version not in conn.protocol_versions:
+            raise UnsupportedProtocolVersion(f"the listener does not take protocol version {int(packet.version)}")
+        conn.ack_queue = AckQueue(packet.version, conn.write)
+
+    def _admit_publish(self, conn: Connection, packet: Publish) -> Publish:
+        properties = packet.properties
+        if properties is not NO_PUBLISH_PROPERTIES:
+            check_direction(packet, _SERVER, conn.version)
+            if properties.topic_alias is not None:
+                topic = conn.receiving_aliases.resolve(packet.topic, properties.topic_alias)
+                packet = replace(packet, topic=topic)
+        topic = packet.topic
+        if len(topic) > self._topic_bytes_max or topic.count("/") >= self._topic_levels_max:
+            raise ProtocolViolation("limit: topic name", ReasonCode.TOPIC_NAME_INVALID)
+        if packet.qos:
+            acks = conn.ack_queue
+            slots = acks.puback if packet.qos == 1 else acks.pubrec
+            slots.open.append(packet.packet_identifier)
+            outstanding = len(acks.puback.open) + len(acks.pubrec.open)
+            if packet.qos == 2 or outstanding > conn.receive_max:
+                self._check_receive_maximum(conn, packet, outstanding)
+        return packet
+
+    @staticmethod
+    def _check_receive_maximum(conn: Connection, packet: Publish, outstanding: int) -> None:
+        inbound = conn.session.inbound if conn.session is not None else {}
+        if packet.packet_identifier in inbound:
+            outstanding -= 1
+        if outstanding + len(inbound) > conn.receive_max:
+            raise ProtocolViolation(
+                f"more than {conn.receive_max} unacknowledged publications", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
+            )

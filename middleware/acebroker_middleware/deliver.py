@@ -1,0 +1,330 @@
+"""The deliver direction: one message to one subscriber, in the order deliver stages, window, encoding.
+
+QoS 0 goes straight to the connection's out-queue and is dropped, and counted, over its bound. QoS 1
+and 2 go out while the client's Receive Maximum and the out-queue have room, and wait in the
+session's queue otherwise, which has bounds of its own. Nothing here waits and nothing here blocks:
+the runtime calls `pump` when octets have left.
+
+Statements: [MQTT-3.3.1-2], [MQTT-3.3.2-5], [MQTT-3.3.4-7], [MQTT-4.3.1-1 .. 4.3.3-7], [MQTT-4.4.0-1], [MQTT-4.9.0-1..3].
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+from acebroker_codec.errors import ReasonCode
+from acebroker_codec.flow import AckInput, Outcome
+from acebroker_codec.packets import Puback, Pubcomp, Pubrec, Pubrel
+from acebroker_middleware.connection import Connection, Round
+from acebroker_middleware.flows import FlowKey, Verdict
+from acebroker_middleware.state.message import Delivery, Frames, Message
+from acebroker_middleware.state.ports import Settle, Store
+from acebroker_middleware.state.retained import RetainedMessages
+from acebroker_middleware.state.session_state import SessionState
+from acebroker_middleware.state.subscriptions import SharedGroup
+
+__all__ = ["Deliver", "GroupQueue"]
+
+_DUP: Final = 0x08
+
+
+class GroupQueue:
+    """Messages for a shared subscription that no member can take now: queued once for the group."""
+
+    __slots__ = ("deliveries", "octets")
+
+    def __init__(self) -> None:
+        self.deliveries: deque[Delivery] = deque()
+        self.octets = 0
+
+
+class Deliver:
+    """The way out for all sessions of a broker. `stages` are those with `on_deliver`, in order."""
+
+    def __init__(self, round_: Round, store: Store, retained: RetainedMessages, stages: Sequence[Any] = ()) -> None:
+        self._round = round_
+        self._store = store
+        self._retained = retained
+        self.stages = tuple(stages)
+
+    # ---- may it go out? ----
+
+    def plan(self, conn: Connection, topic: str) -> Verdict:
+        """What all deliver stages together say of a topic for this subscriber: the strictest verdict."""
+        verdict = Verdict.PASS
+        key = FlowKey(topic)
+        for stage in self.stages:
+            plan = getattr(stage, "plan_deliver", None)
+            said = Verdict.INSPECT if plan is None else plan(conn, key)
+            if said is Verdict.DENY:
+                return Verdict.DENY
+            if said is Verdict.INSPECT:
+                verdict = Verdict.INSPECT
+        return verdict
+
+    def _denied(self, conn: Connection, topic: str) -> bool:
+        return bool(self.stages) and self.plan(conn, topic) is Verdict.DENY
+
+    def _permitted(self, conn: Connection, message: Message) -> Message | None:
+        """Ask every deliver stage about one message; None when one of them drops it."""
+        key = FlowKey(message.topic)
+        for stage in self.stages:
+            plan = getattr(stage, "plan_deliver", None)
+            verdict = Verdict.INSPECT if plan is None else plan(conn, key)
+            if verdict is Verdict.DENY:
+                self._round.counters.denials[f"{stage.name}: delivery"] += 1
+                return None
+            if verdict is Verdict.INSPECT:
+                kept = stage.on_deliver(conn, [message])
+                if not kept:
+                    return None
+                message = kept[0]
+        return message
+
+    # ---- QoS 0 ----
+
+    def qos_0(
+        self, conn: Connection, frames: Frames, retain: bool, identifiers: tuple[int, ...] = (), inspect: bool = False
+    ) -> None:
+        """Queue one message of QoS 0 for a connection, or drop it over the bound of the out-queue."""
+        counters = self._round.counters
+        if inspect:
+            message = self._permitted(conn, frames.message)
+            if message is None:
+                return
+            if message is not frames.message:
+                frames = Frames(message, self._round.clock.now)
+        first_octet = 0x31 if retain else 0x30
+        aliased = ""
+        if conn.v5 and (identifiers or self._pays(conn, frames.message)):
+            before, after, aliased = self._own(conn, frames, first_octet, identifiers)
+            frame = before + after
+        else:
+            frame = frames.frame(conn.v5, first_octet)
+        octets = len(frame)
+        if conn.packet_bytes_max is not None and octets > conn.packet_bytes_max:
+            conn.sending_aliases.forget(aliased)
+            counters.dropped_too_large += 1  # [MQTT-3.1.2-25]
+            return
+        if conn.out_octets + octets > conn.out_octets_max:
+            conn.drain(conn)
+            if conn.out_octets + octets > conn.out_octets_max:
+                conn.sending_aliases.forget(aliased)
+                conn.dropped += 1
+                counters.dropped_out_queue += 1
+                return
+        counters.publish_sent += 1
+        conn.write(frame)
+
+    # ---- QoS 1 and 2 ----
+
+    def offer(self, state: SessionState, delivery: Delivery, frames: Frames | None, *, checked: bool) -> bool:
+        """Send a message of QoS 1 or 2 now, or queue it. False when it was dropped: the queue is full.
+
+        `checked`: the deliver stages have nothing against it, as the route says.
+        """
+        conn = state.connection
+        if (
+            conn is not None
+            and not state.queue
+            and not state.resend
+            and len(state.window) < conn.send_max
+            and conn.out_octets < conn.out_octets_max
+        ):
+            self._send(conn, state, delivery, frames, checked)
+            return True
+        limits = self._round.limits
+        octets = len(delivery.message.payload) + len(delivery.message.topic)
+        if len(state.queue) >= limits.queued_messages_max or state.queued_octets + octets > limits.queued_bytes_max:
+            state.dropped += 1
+            self._round.counters.dropped_queue_full += 1
+            self._settle(state, delivery)
+            return False
+        state.queue.append(delivery)
+        state.queued_octets += octets
+        return True
+
+    def pump(self, state: SessionState) -> None:
+        """Send what waits, as far as the window and the out-queue allow: resends, the queue, groups, retained."""
+        conn = state.connection
+        if conn is None or conn.blocked:
+            return
+        window = state.window
+        while conn.out_octets < conn.out_octets_max:
+            if state.resend:
+                if len(window) - len(state.resend) >= conn.send_max:
+                    return
+                self._resend(conn, state, state.resend.popleft())
+                continue
+            delivery = None if len(window) >= conn.send_max else self._next(conn, state)
+            if delivery is None:
+                retained = state.retained_waiting
+                if not retained or (retained[0].qos and len(window) >= conn.send_max):
+                    return
+                delivery = retained.popleft()
+                if self._retained.get(delivery.message.topic) is not delivery.message:
+                    continue  # replaced while it waited: its successor went to the subscription itself
+            if delivery.qos == 0:
+                frames = Frames(delivery.message, self._round.clock.now)
+                self.qos_0(conn, frames, delivery.retain, delivery.subscription_identifiers, inspect=True)
+            else:
+                self._send(conn, state, delivery, None, False)
+
+    def _next(self, conn: Connection, state: SessionState) -> Delivery | None:
+        if state.queue:
+            delivery = state.queue.popleft()
+            state.queued_octets -= len(delivery.message.payload) + len(delivery.message.topic)
+            return delivery
+        return self._from_group(conn, state) if state.groups else None
+
+    def _send(
+        self, conn: Connection, state: SessionState, delivery: Delivery, frames: Frames | None, checked: bool
+    ) -> None:
+        message = delivery.message
+        now = self._round.clock.now
+        if message.expires_at is not None and message.expires_at <= now:
+            self._round.counters.dropped_expired += 1  # [MQTT-3.3.2-5]
+            self._settle(state, delivery)
+            return
+        if not checked and self.stages:
+            permitted = self._permitted(conn, message)
+            if permitted is None:
+                self._settle(state, delivery)
+                return
+            if permitted is not message:
+                frames = None
+                message = permitted
+        if frames is None:
+            frames = Frames(message, now)
+        identifier = state.window.open(delivery, delivery.qos)
+        if not self._write(conn, frames, delivery, identifier, 0):
+            state.window.forget(identifier)
+            self._settle(state, delivery)
+
+    def _resend(self, conn: Connection, state: SessionState, identifier: int) -> None:
+        delivery = state.window.published.get(identifier)
+        if delivery is None:
+            return
+        if not self._write(conn, Frames(delivery.message, self._round.clock.now), delivery, identifier, _DUP):
+            state.window.forget(identifier)
+            self._settle(state, delivery)
+
+    def _write(self, conn: Connection, frames: Frames, delivery: Delivery, identifier: int, dup: int) -> bool:
+        first_octet = 0x30 | delivery.qos << 1 | dup | delivery.retain
+        aliased = ""
+        if conn.v5 and (delivery.subscription_identifiers or self._pays(conn, frames.message)):
+            before, after, aliased = self._own(conn, frames, first_octet, delivery.subscription_identifiers)
+        else:
+            before, after = frames.halves(conn.v5, first_octet)
+        if conn.packet_bytes_max is not None and len(before) + 2 + len(after) > conn.packet_bytes_max:
+            conn.sending_aliases.forget(aliased)
+            self._round.counters.dropped_too_large += 1
+            return False
+        self._round.counters.publish_sent += 1
+        conn.write(before + identifier.to_bytes(2, "big") + after)
+        return True
+
+    def _pays(self, conn: Connection, message: Message) -> bool:
+        return conn.sending_aliases.maximum > 0 and len(message.topic) >= self._round.limits.topic_alias_out_bytes_min
+
+    def _own(
+        self, conn: Connection, frames: Frames, first_octet: int, identifiers: tuple[int, ...]
+    ) -> tuple[bytes, bytes, str]:
+        """An encoding for this client alone, and the topic whose alias it sets, if it does."""
+        topic = frames.message.topic
+        alias, known = conn.sending_aliases.use(topic) if self._pays(conn, frames.message) else (0, False)
+        before, after = frames.with_properties(first_octet, "" if known else topic, identifiers, alias or None)
+        return before, after, topic if alias and not known else ""
+
+    # ---- acknowledgements ----
+
+    def acknowledged(self, conn: Connection, state: SessionState, ack: Puback | Pubrec | Pubcomp) -> None:
+        """Take an acknowledgement of the client. Raises ProtocolViolation for one that does not fit."""
+        identifier = ack.packet_identifier
+        if type(ack) is Puback:
+            step = AckInput.PUBACK
+        elif type(ack) is Pubcomp:
+            step = AckInput.PUBCOMP
+        else:
+            step = AckInput.PUBREC_ERROR if ack.reason_code >= 0x80 else AckInput.PUBREC
+        outcome, delivery = state.window.acknowledge(identifier, step)
+        if outcome is Outcome.DONE:
+            if delivery is not None:
+                self._settle(state, delivery)
+            elif state.durable:
+                self._store.settle([Settle(state.client_identifier, state.epoch, "comp", identifier)])
+        elif outcome is Outcome.RELEASE:
+            if delivery is not None and delivery.sequence:
+                self._store.settle([Settle(state.client_identifier, state.epoch, "rec", delivery.sequence, identifier)])
+            conn.send(Pubrel(identifier))
+        elif outcome is Outcome.RELEASE_UNKNOWN:
+            conn.send(Pubrel(identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if conn.v5 else 0))
+
+    def _settle(self, state: SessionState, delivery: Delivery) -> None:
+        if delivery.sequence:
+            self._store.settle([Settle(state.client_identifier, state.epoch, "ack", delivery.sequence)])
+
+    # ---- shared subscriptions ----
+
+    def choose(self, group: SharedGroup[SessionState], topic: str) -> SessionState | None:
+        """The member that takes the next message: online, still allowed, the least loaded, in turn [MQTT-4.8.2-3]."""
+        best: SessionState | None = None
+        least = 0
+        for state in group.members:
+            conn = state.connection
+            if conn is None or conn.blocked or len(state.window) >= conn.send_max or state.queue:
+                continue
+            load = len(state.window)
+            if (best is None or load < least) and not self._denied(conn, topic):
+                best, least = state, load
+        if best is not None:
+            group.members[best] = group.members.pop(best)  # to the end: equals take turns
+        return best
+
+    def queue_for_group(self, group: SharedGroup[SessionState], message: Message, qos: int) -> bool:
+        """Keep a message of QoS 1 or 2 once for the group; False when it was dropped: nobody could ever take it, or it is full."""
+        queue = group.waiting
+        if not isinstance(queue, GroupQueue):
+            queue = group.waiting = GroupQueue()
+        limits = self._round.limits
+        octets = len(message.payload) + len(message.topic)
+        if len(queue.deliveries) >= limits.group_messages_max or queue.octets + octets > limits.group_bytes_max:
+            self._round.counters.dropped_queue_full += 1
+            return False
+        queue.deliveries.append(Delivery(message, qos, False, (), group))
+        queue.octets += octets
+        return True
+
+    def give_back(self, state: SessionState) -> None:
+        """A session ends: its unacknowledged QoS 1 messages of groups go to other members [MQTT-4.8.2-5], in order; QoS 2 never."""
+        again = [d for d in state.window.published.values() if d.group is not None and d.qos == 1]
+        for delivery in reversed(again):
+            group = delivery.group
+            if not group.members:
+                continue
+            queue = group.waiting
+            if not isinstance(queue, GroupQueue):
+                queue = group.waiting = GroupQueue()
+            queue.deliveries.appendleft(Delivery(delivery.message, delivery.message.qos, False, (), group))
+            queue.octets += len(delivery.message.payload) + len(delivery.message.topic)
+        for group in {id(d.group): d.group for d in again}.values():
+            for member in list(group.members):
+                self.pump(member)
+
+    def _from_group(self, conn: Connection, state: SessionState) -> Delivery | None:
+        for group in state.groups.values():
+            queue = group.waiting
+            if not isinstance(queue, GroupQueue) or not queue.deliveries:
+                continue
+            subscription = group.members.get(state)
+            if subscription is None or self._denied(conn, queue.deliveries[0].message.topic):
+                continue
+            waiting = queue.deliveries.popleft()
+            queue.octets -= len(waiting.message.payload) + len(waiting.message.topic)
+            identifiers = (subscription.identifier,) if subscription.identifier else ()
+            qos = min(waiting.message.qos, subscription.qos)
+            retain = waiting.message.retain and subscription.retain_as_published
+            return Delivery(waiting.message, qos, retain, identifiers, group)
+        return None

@@ -1,0 +1,44 @@
+"""Hand-offs: what a stage does after something that has to be awaited, kept out of the hot modules.
+
+A hot module stays free of `async def`: where it meets an awaitable it gives back `then(awaitable,
+continuation)`, which only `broker/` awaits. The batch of that connection waits; nobody else does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
+
+from acebroker_codec.errors import MqttError
+from acebroker_middleware.errors import StageFailure
+from acebroker_middleware.state.ports import Maybe
+
+__all__ = ["or_error", "stage_guarded", "then"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+async def then(pending: Awaitable[T], following: Callable[[T], Maybe[R]]) -> R:
+    """Await `pending`, go on with its result, and await what that gives, if it has to be awaited too."""
+    result = following(await pending)
+    return cast("R", await result if inspect.isawaitable(result) else result)
+
+
+async def or_error(pending: Awaitable[list[T]]) -> list[T | MqttError]:
+    """The batch, or the MqttError that was raised instead, as its only element."""
+    try:
+        return list(await pending)
+    except MqttError as error:
+        return [error]
+
+
+async def stage_guarded(name: str, pending: Awaitable[T]) -> T:
+    """The result of a stage; any exception that is no MqttError becomes a StageFailure with its name."""
+    try:
+        return await pending
+    except MqttError:
+        raise
+    except Exception as error:
+        raise StageFailure(f"stage {name} failed") from error

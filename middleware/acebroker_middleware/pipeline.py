@@ -1,0 +1,251 @@
+"""Pipeline: the stages in order, composed once, and the loop that drives octets through them.
+
+    octets ─> frames ─┬─ plain QoS 0 PUBLISH of a known flow ─> run ─> slices to subscribers
+                      └─ everything else ─> packets ─> batch ─> stage, stage, stage ...
+
+Order is kept: a run ends before a batch begins, and the other way round. When a stage gives an
+awaitable, `feed` gives one too: it finishes the batch and then the rest of the input, and the
+runtime reads nothing more from that client before it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from itertools import islice
+from typing import Any
+
+from acebroker_codec.errors import MqttError, PacketTooLarge
+from acebroker_codec.frames import frame_extent
+from acebroker_codec.packets import Connect, Packet, PacketType
+from acebroker_codec.topics import check_topic_name
+from acebroker_middleware.connection import Connection, Round
+from acebroker_middleware.decode import Decode
+from acebroker_middleware.errors import StageFailure
+from acebroker_middleware.flows import Flow, FlowKey, FlowMode, Verdict
+from acebroker_middleware.hand_offs import stage_guarded, then
+from acebroker_middleware.router import Router
+from acebroker_middleware.runs import Runs
+from acebroker_middleware.stage import Batch
+from acebroker_middleware.state.ports import Maybe
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """All stages of a broker, first `decode`, last `router`.
+
+    `stages` is the order; `flow_cache=False` sends every packet through the stages (for tests).
+    """
+
+    def __init__(self, round_: Round, stages: Sequence[Any], *, flow_cache: bool = True) -> None:
+        names = [stage.name for stage in stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two stages have the same name: {', '.join(names)}")
+        if not stages or not isinstance(stages[0], Decode) or not isinstance(stages[-1], Router):
+            raise ValueError("a pipeline begins with decode and ends with the router")
+        self.stages: tuple[Any, ...] = tuple(stages)
+        self._round = round_
+        self._limits = round_.limits
+        self._decode: Decode = stages[0]
+        self._router: Router = stages[-1]
+        self._epoch = self._router.epoch
+        self._chain = self.stages[1:]
+        self._builtin = frozenset(("authn", "authz", "session", "router"))
+        self._flow_stages = tuple(s for s in self._chain if PacketType.PUBLISH in s.wants)
+        self._runs = Runs(round_, tuple(s for s in self._flow_stages if hasattr(s, "on_run")))
+        self._flow_cache = flow_cache
+
+    # ---- octets ----
+
+    def feed(self, conn: Connection, data: bytes) -> Maybe[None]:
+        """Take octets of one client. Raises the MqttError that ends its connection.
+
+        An awaitable means a hand-off: await it before feeding this connection again.
+        """
+        tail = conn.tail
+        if tail:
+            tail += data
+            if len(tail) < conn.needed:
+                return None
+            data = bytes(tail)
+            tail.clear()
+        return self._scan(conn, data, 0)
+
+    def _scan(self, conn: Connection, data: bytes, pos: int) -> Maybe[None]:
+        size = len(data)
+        batch: Batch = []
+        flows = conn.flows if self._flow_cache and conn.connected else None
+        epoch = self._epoch
+        plain_v5 = conn.v5
+        current: Flow | None = None
+        run_start = 0
+        count = 0
+        needed = 0
+        while pos + 2 <= size:
+            length = data[pos + 1]
+            start = pos + 2
+            if length < 0x80:
+                end = start + length
+            else:
+                try:
+                    extent = frame_extent(data, pos, self._limits.packet_bytes_max)
+                except MqttError as error:
+                    batch.append(self._failed(conn, error))
+                    pos = size
+                    break
+                if extent is None:
+                    break
+                start, end = extent
+            if end > size:
+                needed = end - pos
+                break
+            if data[pos] == 0x30 and flows is not None and end - start >= 2:
+                topic_end = start + 2 + (data[start] << 8 | data[start + 1])
+                header_end = topic_end
+                if plain_v5 and topic_end < end and data[topic_end] == 0:
+                    header_end += 1
+                if header_end > end or (plain_v5 and header_end == topic_end):
+                    flow = None
+                else:
+                    topic = data[start + 2 : topic_end]
+                    flow = flows.get(topic)
+                    if flow is None or flow.route.version != epoch.routes:
+                        flow = self._flow(conn, topic)
+                if flow is not None and flow.mode is not FlowMode.PACKETS and end - pos <= flow.route.packet_bytes_max:
+                    if batch:
+                        pending = self.run(conn, batch)
+                        batch = []
+                        if pending is not None:
+                            return self._continue(conn, pending, data, pos)
+                        continue  # rights and routes may have changed
+                    if flow is not current:
+                        if current is not None:
+                            self._runs.forward(conn, current, data, run_start, pos, count)
+                        current = flow
+                        run_start = pos
+                        count = 0
+                    header = data[pos:header_end]
+                    octets = end - pos
+                    first = pos
+                    pos = end
+                    while data.startswith(header, pos) and pos + octets <= size:
+                        pos += octets
+                    count += (pos - first) // octets
+                    continue
+            if current is not None:
+                self._runs.forward(conn, current, data, run_start, pos, count)
+                current = None
+            try:
+                packet = self._decode.packet(conn, data[pos], data, start, end)
+            except MqttError as error:
+                batch.append(self._failed(conn, error))
+                pos = size
+                break
+            batch.append(packet)
+            pos = end
+            if type(packet) is Connect:
+                pending = self.run(conn, batch)
+                if pending is not None:
+                    return self._continue(conn, pending, data, pos)
+                return self._scan(conn, data, pos)
+        if current is not None:
+            self._runs.forward(conn, current, data, run_start, pos, count)
+        if pos < size:
+            conn.tail += data[pos:] if pos else data
+            conn.needed = needed
+            if needed > self._limits.packet_bytes_max:
+                batch.append(self._failed(conn, PacketTooLarge("longer than the Maximum Packet Size")))
+        return self.run(conn, batch) if batch else None
+
+    @staticmethod
+    def _failed(conn: Connection, error: MqttError) -> MqttError:
+        conn.failed = True
+        return error
+
+    def _continue(self, conn: Connection, pending: Awaitable[None], data: bytes, pos: int) -> Awaitable[None]:
+        return then(pending, lambda _: self._scan(conn, data, pos))
+
+    # ---- packets ----
+
+    def run(self, conn: Connection, batch: Batch, first: int = 0) -> Maybe[None]:
+        """Send a batch through the stages, from the one with index `first` behind decode."""
+        self._round.counters.packets_received += len(batch) if not first else 0
+        chain = self._chain
+        for index in range(first, len(chain)):
+            stage = chain[index]
+            if stage.name not in self._builtin and not self._wanted(stage, batch):
+                continue
+            try:
+                result: Maybe[Batch] = stage.on_batch(conn, batch)
+            except MqttError:
+                raise
+            except Exception as error:
+                raise StageFailure(f"stage {stage.name} failed") from error
+            if not isinstance(result, list):
+                return self._hand_off(conn, stage, result, index + 1)
+            batch = result
+            if not batch:
+                return None
+        last = batch[-1]
+        if isinstance(last, MqttError):
+            raise last
+        return None
+
+    @staticmethod
+    def _wanted(stage: Any, batch: Batch) -> bool:
+        wants = stage.wants
+        return any(isinstance(packet, Packet) and packet.packet_type in wants for packet in batch)
+
+    def _hand_off(self, conn: Connection, stage: Any, pending: Awaitable[Batch], following: int) -> Awaitable[None]:
+        return then(
+            stage_guarded(stage.name, pending), lambda batch: self.run(conn, batch, following) if batch else None
+        )
+
+    # ---- flows ----
+
+    def _flow(self, conn: Connection, topic: bytes) -> Flow | None:
+        """Decide a flow by asking every stage; None where the packet path has to find out what is wrong."""
+        try:
+            name = topic.decode()
+            check_topic_name(name)
+        except (UnicodeDecodeError, MqttError):
+            return None
+        limits = self._limits
+        if len(name) > limits.topic_bytes_max or name.count("/") >= limits.topic_levels_max:
+            return None
+        mode = FlowMode.FAST
+        key = FlowKey(name)
+        rule = ""
+        for stage in self._flow_stages:
+            plan = getattr(stage, "plan", None)
+            try:
+                verdict = Verdict.INSPECT if plan is None else plan(conn, key)
+            except MqttError:
+                raise
+            except Exception as error:
+                raise StageFailure(f"stage {stage.name} failed") from error
+            if verdict is Verdict.DENY:
+                mode, rule = self._denied_mode(conn), f"{stage.name}: {name}"
+                decision = conn.decisions.get(name)
+                rule = decision.rule if decision is not None and not decision.allowed else rule
+                break
+            if verdict is Verdict.INSPECT:
+                mode = FlowMode.PACKETS
+        route = self._router.route(name)
+        if mode is FlowMode.FAST and not route.fast:
+            mode = FlowMode.PACKETS
+        flow = Flow(name, mode, route, rule)
+        flows = conn.flows
+        if topic not in flows:
+            conn.flow_octets += len(topic)
+        if len(flows) >= limits.flows_per_connection_max or conn.flow_octets > limits.flow_bytes_per_connection_max:
+            for old in list(islice(flows, len(flows) // 2 + 1)):
+                conn.flow_octets -= len(old)
+                del flows[old]
+        flows[topic] = flow
+        return flow
+
+    @staticmethod
+    def _denied_mode(conn: Connection) -> FlowMode:
+        # where a denial has to end the connection, the packet path does it
+        return FlowMode.DENIED if conn.v5 or conn.denied_publish.value == "ignore" else FlowMode.PACKETS

@@ -1,0 +1,385 @@
+"""Stage 4: the session of a client - CONNECT to its end, QoS 1 and 2 towards us, acknowledgements, wills.
+
+    absent ──CONNECT──> attached ──connection ends──> detached ──expiry──> absent
+                           │  ^                           │
+                           │  └────────CONNECT────────────┘
+                           └── expiry 0, Clean Start: absent at once
+
+A session belongs to its identity: nobody else resumes it or takes it over. Nothing of it moves before
+authn and authz let the CONNECT pass. Every change that has to outlive us goes to the store with the
+session's epoch. Fan-out of QoS 2 happens at PUBREL, once: this stage hands the router the kept
+PUBLISH in its place.
+
+Statements: [MQTT-3.1.2-4 .. 3.1.2-10], [MQTT-3.1.3-9], [MQTT-3.1.4-3 .. 6], [MQTT-3.2.2-2 .. 8], [MQTT-3.14.4-3],
+[MQTT-4.1.0-1 ..], [MQTT-4.3.2-3 ..], [MQTT-4.3.3-8 ..]; MQTT 3.1.1 3.1.2.4 and 4.1.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+
+from msgspec.structs import replace
+
+from acebroker_codec.errors import MqttError, ProtocolViolation, ReasonCode
+from acebroker_codec.flow import SendingAliases
+from acebroker_codec.packets import (
+    NO_PUBLISH_PROPERTIES,
+    Connack,
+    ConnackProperties,
+    Connect,
+    Disconnect,
+    PacketType,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Pubcomp,
+    Publish,
+    PublishProperties,
+    Pubrec,
+    Pubrel,
+    Will,
+)
+from acebroker_middleware.connection import CloseReason, Connection, Round
+from acebroker_middleware.deliver import Deliver
+from acebroker_middleware.errors import ClientDisconnected, ConnectionRefused, SessionTakenOver
+from acebroker_middleware.flows import Verdict
+from acebroker_middleware.hand_offs import then
+from acebroker_middleware.router import Router
+from acebroker_middleware.stage import Batch
+from acebroker_middleware.state.message import Message
+from acebroker_middleware.state.ports import Claim, Maybe, Settle, Store, Stored, Timers
+from acebroker_middleware.state.retained import RetainedFull
+from acebroker_middleware.state.session_state import NEVER_EXPIRES, PendingWill, SessionState
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Stage 4. Owns all SessionStates, by Client Identifier in `sessions`."""
+
+    name = "session"
+    wants = frozenset(PacketType)
+
+    def __init__(self, round_: Round, store: Store, timers: Timers, router: Router, deliver: Deliver) -> None:
+        self._round = round_
+        self._limits = round_.limits
+        self._store = store
+        self._timers = timers
+        self._router = router
+        self._deliver = deliver
+        self.sessions: dict[str, SessionState] = {}
+        self.takeover_by_anyone = False
+
+    def plan(self, conn: Connection, flow: object) -> Verdict:
+        """QoS 0 leaves no trace in a session."""
+        return Verdict.PASS
+
+    # ---- packets ----
+
+    def on_batch(self, conn: Connection, batch: Batch) -> Maybe[Batch]:
+        """Take connection and acknowledgement packets; pass PUBLISH, SUBSCRIBE and UNSUBSCRIBE on."""
+        out: Batch = []
+        acknowledged = False
+        unsaved: list[tuple[Awaitable[None], int]] = []
+        for packet in batch:
+            kind = type(packet)
+            try:
+                if kind is Publish:
+                    if packet.qos == 2:  # type: ignore[union-attr]
+                        self._received_qos_2(conn, packet, unsaved)  # type: ignore[arg-type]
+                    else:
+                        out.append(packet)
+                elif kind is Puback or kind is Pubrec or kind is Pubcomp:
+                    self._deliver.acknowledged(conn, self._state(conn), packet)  # type: ignore[arg-type]
+                    acknowledged = True
+                elif kind is Pubrel:
+                    self._released(conn, packet, out)  # type: ignore[arg-type]
+                elif kind is Pingreq:
+                    conn.send(Pingresp())
+                elif kind is Disconnect:
+                    self._disconnected(conn, packet)  # type: ignore[arg-type]
+                elif kind is Connect:
+                    pending = self._connect(conn, packet)  # type: ignore[arg-type]
+                    if inspect.isawaitable(pending):
+                        return then(pending, lambda _: out)  # a CONNECT is alone in its batch
+                else:
+                    out.append(packet)
+            except MqttError as error:
+                out.append(error)
+                break
+        if acknowledged and conn.session is not None:
+            self._deliver.pump(conn.session)
+        return self._saved(conn, unsaved, out)
+
+    def _saved(self, conn: Connection, unsaved: list[tuple[Awaitable[None], int]], out: Batch) -> Maybe[Batch]:
+        """Answer PUBREC, one after the other, for what had to become durable first."""
+        if not unsaved:
+            return out
+        pending, packet_identifier = unsaved.pop(0)
+
+        def saved(_: None) -> Maybe[Batch]:
+            conn.ack_queue.pubrec.fill(packet_identifier)
+            return self._saved(conn, unsaved, out)
+
+        return then(pending, saved)
+
+    @staticmethod
+    def _state(conn: Connection) -> SessionState:
+        if conn.session is None:
+            raise SessionTakenOver("the session was taken over")
+        return conn.session
+
+    def _received_qos_2(self, conn: Connection, packet: Publish, unsaved: list[tuple[Awaitable[None], int]]) -> None:
+        state = self._state(conn)
+        identifier = packet.packet_identifier
+        if identifier not in state.inbound:  # else a resend: answered as the first was [MQTT-4.3.3-10]
+            state.inbound[identifier] = packet
+            if state.durable:
+                step = Settle(state.client_identifier, state.epoch, "inbound", identifier, publish=packet)
+                pending = self._store.settle([step])
+                if inspect.isawaitable(pending):
+                    unsaved.append((pending, identifier))
+                    return
+        conn.ack_queue.pubrec.fill(identifier)
+
+    def _released(self, conn: Connection, packet: Pubrel, out: Batch) -> None:
+        state = self._state(conn)
+        publish = state.inbound.pop(packet.packet_identifier, None)
+        if publish is None:
+            conn.ack_queue.pubcomp.fill(packet.packet_identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
+            return
+        if state.durable:
+            self._store.settle([Settle(state.client_identifier, state.epoch, "inbound_done", packet.packet_identifier)])
+        out.append(publish)  # the router fans it out and fills the PUBCOMP
+
+    def _disconnected(self, conn: Connection, packet: Disconnect) -> None:
+        state = self._state(conn)
+        interval = packet.properties.session_expiry_interval
+        if interval is not None:
+            if interval and not state.expiry_interval:
+                raise ProtocolViolation("DISCONNECT sets a Session Expiry Interval where CONNECT had none")
+            state.expiry_interval = min(interval, self._limits.session_expiry_seconds_max)
+        with_will = packet.reason_code == ReasonCode.DISCONNECT_WITH_WILL_MESSAGE
+        if not with_will:
+            state.will = None  # [MQTT-3.14.4-3]
+        raise ClientDisconnected(with_will, ReasonCode(packet.reason_code))
+
+    # ---- CONNECT ----
+
+    def _connect(self, conn: Connection, connect: Connect) -> Maybe[None]:
+        identity = conn.identity
+        assert identity is not None
+        old = self.sessions.get(conn.client_identifier)
+        if old is not None and old.identity != identity and not self.takeover_by_anyone:
+            raise ConnectionRefused(ReasonCode.NOT_AUTHORIZED, "the session belongs to another identity")
+        if old is None and len(self.sessions) >= self._limits.sessions_max:
+            raise ConnectionRefused(ReasonCode.QUOTA_EXCEEDED, "limit: sessions")
+        if old is not None:
+            self._take_over(old, connect)
+        claim = self._store.claim(conn.client_identifier, identity, clean_start=connect.clean_start)
+        if inspect.isawaitable(claim):
+            return then(claim, lambda later: self._attach(conn, connect, later))
+        return self._attach(conn, connect, claim)
+
+    def _take_over(self, old: SessionState, connect: Connect) -> None:
+        """Let go of the session's former connection, and end the session itself where Clean Start asks for it."""
+        if old.expiry_timer is not None:
+            old.expiry_timer.cancel()
+            old.expiry_timer = None
+        previous = old.connection
+        if previous is not None:
+            self._round.counters.takeovers += 1
+            old.connection = None
+            previous.session = None
+            previous.end(SessionTakenOver("another connection uses the client identifier"))
+            if old.will is not None and not old.will.delay_seconds:
+                self._publish_will(old)
+        if connect.clean_start or not old.expiry_interval:
+            self._end(old, stored=False)
+        elif old.will is not None:  # a new connection within the Will Delay Interval [MQTT-3.1.3-9]
+            if old.will.timer is not None:
+                old.will.timer.cancel()
+            old.will = None
+
+    def _attach(self, conn: Connection, connect: Connect, claim: Claim) -> Maybe[None]:
+        state = self.sessions.get(conn.client_identifier)
+        if state is None:
+            assert conn.identity is not None
+            state = SessionState(conn.client_identifier, conn.identity)
+            if claim.present:
+                return self._restore(conn, connect, claim, state)
+        self._open(conn, connect, claim, state, claim.present)
+        return None
+
+    def _restore(self, conn: Connection, connect: Connect, claim: Claim, state: SessionState) -> Maybe[None]:
+        """A session that only the store knows: its owner, or this broker before, is gone."""
+        if claim.identity != conn.identity and not self.takeover_by_anyone:
+            raise ConnectionRefused(ReasonCode.NOT_AUTHORIZED, "the session belongs to another identity")
+        state.inbound.update(claim.inbound)
+        for _sequence, identifier in claim.releases:
+            state.window.released[identifier] = None
+        self._router.restore(state, claim.subscriptions)
+        rows = self._store.read(state.client_identifier, claim.epoch, 0, self._limits.queued_messages_max)
+
+        def refill(stored: list[Stored]) -> None:
+            state.queue.extend(replace(row.delivery, sequence=row.sequence) for row in stored)
+            self._open(conn, connect, claim, state, True)
+
+        if inspect.isawaitable(rows):
+            return then(rows, refill)
+        refill(rows)
+        return None
+
+    def _open(self, conn: Connection, connect: Connect, claim: Claim, state: SessionState, present: bool) -> None:
+        limits = self._limits
+        asked = _session_expiry(connect, limits.session_expiry_seconds_max)
+        state.epoch = claim.epoch
+        state.expiry_interval = min(asked, limits.session_expiry_seconds_max)
+        state.durable = state.expiry_interval > 0
+        if not state.durable:
+            self._store.remove(state.client_identifier, state.epoch)
+        state.connection = conn
+        state.will = None
+        if connect.will is not None:
+            state.will = _pending_will(connect.will, conn.client_identifier, conn.v5)
+        self.sessions[conn.client_identifier] = state
+        conn.session = state
+        conn.connected = True
+        properties = connect.properties
+        if conn.v5:
+            conn.send_max = min(properties.receive_maximum or 65_535, limits.in_flight_max)
+            conn.receive_max = limits.receive_max
+            conn.packet_bytes_max = properties.maximum_packet_size
+            conn.problem_information = properties.request_problem_information != 0
+            conn.sending_aliases = SendingAliases(min(properties.topic_alias_maximum or 0, limits.topic_alias_out_max))
+        connack = Connack(present, 0, self._connack_properties(conn, connect, asked))
+        conn.protocol.sent(connack)
+        conn.send(connack)
+        if state.subscriptions:
+            self._router.invalidate_session(state)
+        if present:
+            self._resume(conn, state)
+
+    def _connack_properties(self, conn: Connection, connect: Connect, asked: int) -> ConnackProperties:
+        if not conn.v5:
+            return ConnackProperties()
+        limits = self._limits
+        keep_alive = limits.keep_alive_seconds_max if conn.keep_alive != connect.keep_alive else None
+        return ConnackProperties(
+            session_expiry_interval=limits.session_expiry_seconds_max
+            if asked > limits.session_expiry_seconds_max
+            else None,
+            receive_maximum=limits.receive_max,
+            maximum_packet_size=limits.packet_bytes_max,
+            assigned_client_identifier=conn.client_identifier if not connect.client_identifier else None,
+            topic_alias_maximum=limits.topic_alias_max or None,
+            server_keep_alive=keep_alive,
+        )
+
+    def _resume(self, conn: Connection, state: SessionState) -> None:
+        """Send again what was not acknowledged, in order, with its identifiers [MQTT-4.4.0-1]."""
+        state.resend.clear()
+        state.resend.extend(state.window.published)
+        for identifier in state.window.released:
+            conn.send(Pubrel(identifier))
+        self._deliver.pump(state)
+
+    # ---- the end ----
+
+    def lost(self, conn: Connection, reason: CloseReason) -> None:
+        """The connection is over: decide what becomes of its session and Will, before anything is awaited."""
+        state = conn.session
+        if state is None or state.connection is not conn:
+            return
+        conn.session = None
+        state.connection = None
+        state.resend.clear()
+        self._router.invalidate_session(state)
+        if state.will is not None:
+            if state.will.delay_seconds and state.expiry_interval:
+                deadline = self._round.clock.now + min(state.will.delay_seconds, state.expiry_interval)
+                state.will.timer = self._timers.call_at(deadline, lambda: self._publish_will(state))
+            else:
+                self._publish_will(state)
+        if not state.expiry_interval:
+            self._end(state)
+            return
+        forever = state.expiry_interval == NEVER_EXPIRES
+        self._store.release(
+            state.client_identifier,
+            state.epoch,
+            expires_at=None if forever else self._round.clock.wall + state.expiry_interval,
+        )
+        if not forever:
+            state.expiry_timer = self._timers.call_at(
+                self._round.clock.now + state.expiry_interval, lambda: self._end(state)
+            )
+        for group in state.groups.values():
+            for member in list(group.members):
+                if member is not state:
+                    self._deliver.pump(member)
+
+    def remove(self, client_identifier: str) -> bool:
+        """Delete a detached session; False when there is none, or when it is attached."""
+        state = self.sessions.get(client_identifier)
+        if state is None or state.connection is not None:
+            return False
+        self._end(state)
+        return True
+
+    def _end(self, state: SessionState, *, stored: bool = True) -> None:
+        """The session is over [MQTT-4.1.0-2]: the Will that waited for it, then nothing of it stays."""
+        if state.expiry_timer is not None:
+            state.expiry_timer.cancel()
+        if self.sessions.get(state.client_identifier) is state:
+            del self.sessions[state.client_identifier]
+        self._publish_will(state)
+        self._router.forget(state)
+        if stored and state.durable:
+            self._store.remove(state.client_identifier, state.epoch)
+        state.queue.clear()
+        state.retained_waiting.clear()
+
+    def _publish_will(self, state: SessionState) -> None:
+        will = state.will
+        if will is None:
+            return
+        state.will = None
+        if will.timer is not None:
+            will.timer.cancel()
+        message = will.message
+        interval = message.properties.message_expiry_interval
+        if interval is not None:
+            message = replace(message, expires_at=self._round.clock.now + interval)
+        if message.retain:
+            try:
+                self._router.retain(message)
+            except RetainedFull:
+                self._round.counters.retained_refused += 1
+        self._router.publish(message)
+
+
+def _session_expiry(connect: Connect, longest: int) -> int:
+    """Seconds that the client asks for; MQTT 3 asks for the longest, or for none with Clean Session."""
+    if connect.version == 5:
+        return connect.properties.session_expiry_interval or 0
+    return 0 if connect.clean_start else longest
+
+
+def _pending_will(will: Will, client_identifier: str, v5: bool) -> PendingWill:
+    properties = NO_PUBLISH_PROPERTIES
+    given = will.properties
+    if v5:
+        properties = PublishProperties(
+            payload_format_indicator=given.payload_format_indicator,
+            message_expiry_interval=given.message_expiry_interval,
+            response_topic=given.response_topic,
+            correlation_data=given.correlation_data,
+            user_properties=given.user_properties,
+            content_type=given.content_type,
+        )
+        if properties == NO_PUBLISH_PROPERTIES:
+            properties = NO_PUBLISH_PROPERTIES
+    message = Message(will.topic, will.payload, will.qos, will.retain, properties, None, client_identifier)
+    return PendingWill(message, given.will_delay_interval or 0)
