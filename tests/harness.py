@@ -163,6 +163,10 @@ class WireClient:
         assert packet is not None, "the connection was closed where a packet was expected"
         return packet
 
+    async def receive_or_end(self) -> packets.Packet | None:
+        """The next packet, or None where the broker has closed."""
+        return await self._next()
+
     async def expect(self, expected: type[P] | P, **fields: Any) -> P:
         """The next packet, which must be this one, or of this type with these fields (properties too)."""
         packet = await self.receive()

@@ -63,8 +63,6 @@ async def test_reserved_flags_of_the_fixed_header(
 ) -> None:
     if flags == allowed:
         return
-    watcher = await connected(broker, "watcher", 4)
-    await watcher.subscribe("will")
     client = await connected(broker, "sender", 4)
     await client.send_raw(octets.frame(kind | flags, body))
     await client.expect_closed()
