@@ -7,6 +7,7 @@ met in each place.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from hypothesis import strategies as st
@@ -84,17 +85,20 @@ packet_identifiers = st.integers(1, 0xFFFF)
 _octets = st.binary(max_size=_OCTETS_MAX)
 
 
+@functools.cache
 def utf_8_strings(max_size: int = _STRING_CHARACTERS_MAX) -> st.SearchStrategy[str]:
     """UTF-8 Encoded Strings (1.5.4), the empty one included."""
     return st.text(_CHARACTERS, max_size=max_size)
 
 
+@functools.cache
 def topic_names() -> st.SearchStrategy[str]:
     """Topic Names (4.7): no wildcard, at least one character; many with several levels."""
     level = utf_8_strings(4).filter(lambda text: not set(text) & set("+#"))
     return st.lists(level, min_size=1, max_size=_LIST_MAX).map("/".join).filter(bool)
 
 
+@functools.cache
 def topic_filters() -> st.SearchStrategy[str]:
     """Topic Filters with and without wildcards, and Shared Subscriptions (4.7, 4.8.2)."""
     level = st.one_of(st.just("+"), utf_8_strings(4).filter(lambda text: not set(text) & set("+#")))
@@ -119,6 +123,7 @@ _TYPE_VALUES: dict[PropertyType, st.SearchStrategy[Any]] = {
 }
 
 
+@functools.cache
 def property_values(row: Property) -> st.SearchStrategy[Any]:
     """One value that the property may have."""
     if row.is_topic_name:
@@ -129,6 +134,7 @@ def property_values(row: Property) -> st.SearchStrategy[Any]:
     return _TYPE_VALUES[row.type]
 
 
+@functools.cache
 def properties(context: PropertyContext[Any], sender: Role) -> st.SearchStrategy[Any]:
     """The properties that `sender` may put there: none, few or many of them."""
     fields: dict[str, st.SearchStrategy[Any]] = {}
@@ -144,6 +150,7 @@ def properties(context: PropertyContext[Any], sender: Role) -> st.SearchStrategy
     return st.one_of(st.just(context.empty), some)
 
 
+@functools.cache
 def _of_version(version: ProtocolVersion, context: PropertyContext[Any], sender: Role) -> st.SearchStrategy[Any]:
     return properties(context, sender) if version == ProtocolVersion.MQTT_5 else st.just(context.empty)
 
@@ -154,6 +161,7 @@ def _sent_codes(packet_type: PacketType, sender: Role) -> list[int]:
     return sorted(REASON_CODES[packet_type] - only.get(other, frozenset()))
 
 
+@functools.cache
 @st.composite
 def _connects(draw: st.DrawFn, version: ProtocolVersion) -> Connect:
     v5 = version == ProtocolVersion.MQTT_5
@@ -173,12 +181,14 @@ def _connects(draw: st.DrawFn, version: ProtocolVersion) -> Connect:
     )
 
 
+@functools.cache
 def _wills(version: ProtocolVersion) -> st.SearchStrategy[Will]:
     return st.builds(
         Will, topic_names(), _octets, st.integers(0, 2), st.booleans(), _of_version(version, IN_WILL, "client")
     )
 
 
+@functools.cache
 @st.composite
 def _connacks(draw: st.DrawFn, version: ProtocolVersion) -> Connack:
     codes = REASON_CODES[PacketType.CONNACK] if version == ProtocolVersion.MQTT_5 else range(6)
@@ -187,6 +197,7 @@ def _connacks(draw: st.DrawFn, version: ProtocolVersion) -> Connack:
     return Connack(session_present, reason_code, draw(_of_version(version, IN_CONNACK, "server")))
 
 
+@functools.cache
 @st.composite
 def _publishes(draw: st.DrawFn, version: ProtocolVersion, sender: Role) -> Publish:
     qos = draw(st.integers(0, 2))
@@ -205,6 +216,7 @@ def _publishes(draw: st.DrawFn, version: ProtocolVersion, sender: Role) -> Publi
     )
 
 
+@functools.cache
 def _acks(packet_class: Any, version: ProtocolVersion) -> st.SearchStrategy[Packet]:
     if version != ProtocolVersion.MQTT_5:
         return st.builds(packet_class, packet_identifiers)
@@ -212,6 +224,7 @@ def _acks(packet_class: Any, version: ProtocolVersion) -> st.SearchStrategy[Pack
     return st.builds(packet_class, packet_identifiers, st.sampled_from(codes), properties(IN_ACK, "client"))
 
 
+@functools.cache
 @st.composite
 def _subscription_requests(draw: st.DrawFn, version: ProtocolVersion) -> SubscriptionRequest:
     topic_filter, qos = draw(topic_filters()), draw(st.integers(0, 2))
@@ -225,6 +238,7 @@ def _tuples(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.lists(items, min_size=1, max_size=_LIST_MAX).map(tuple)
 
 
+@functools.cache
 def packets_of_type(packet_type: PacketType, version: ProtocolVersion, sender: Role) -> st.SearchStrategy[Any]:
     """Packets of one type that `sender` may send in `version` (without regard to what went before)."""
     v5 = version == ProtocolVersion.MQTT_5
@@ -287,11 +301,13 @@ def packet_types(version: ProtocolVersion, sender: Role) -> list[PacketType]:
     return types
 
 
+@functools.cache
 def packets(version: ProtocolVersion, sender: Role) -> st.SearchStrategy[Any]:
     """Any packet that `sender` may send in `version`, each type as often as any other."""
     return st.one_of([packets_of_type(each, version, sender) for each in packet_types(version, sender)])
 
 
+@functools.cache
 def streams(version: ProtocolVersion, sender: Role) -> st.SearchStrategy[list[Any]]:
     """A few packets in a row; the octets can be read, the order need not be that of the protocol."""
     return st.lists(packets(version, sender), max_size=5)

@@ -184,9 +184,9 @@ class Decoder:
             version = _MQTT_5  # until CONNECT has said its own
         read_body = self._bodies.get(first_octet)
         if read_body is None:
-            if first_octet in BODIES:
+            read_body = BODIES.get(first_octet) or _rare_body(first_octet, version)
+            if first_octet >> 4 not in PACKETS_FROM[_OTHER[self.role]]:
                 raise _wrong_direction(first_octet >> 4, self.role)
-            read_body = _rare_body(first_octet, version)
         packet = read_body(first_octet, data, start, end, version)
         if isinstance(packet, Disconnect):
             check_direction(packet, self.role, version)
