@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from msgspec import Struct
@@ -62,7 +63,7 @@ class Authn:
             if type(packet) is Connect:
                 self._identify(conn, packet)
                 pending = self._authenticate(conn, packet, 0)
-                return or_error(then(pending, lambda _: batch)) if inspect.isawaitable(pending) else batch
+                return or_error(pending, batch) if inspect.isawaitable(pending) else batch
             if type(packet) is Auth:  # no method was agreed on in CONNECT [MQTT-4.12.0-7]
                 return [*batch[:index], ProtocolViolation("AUTH without an Authentication Method")]
         return batch
@@ -86,7 +87,7 @@ class Authn:
         for index in range(first, len(self.authenticators)):
             grant = self.authenticators[index].authenticate(conn, connect)
             if inspect.isawaitable(grant):
-                return then(grant, lambda later: self._answered(conn, connect, later, index + 1))
+                return then(grant, partial(self._answered, conn, connect, index + 1))
             if grant is not None:
                 self._granted(conn, grant)
                 return None
@@ -94,7 +95,7 @@ class Authn:
             raise self._refused(ReasonCode.BAD_AUTHENTICATION_METHOD, "unknown authentication method")
         raise self._refused(ReasonCode.NOT_AUTHORIZED, "no accepted credentials")
 
-    def _answered(self, conn: Connection, connect: Connect, grant: Grant | None, following: int) -> Maybe[None]:
+    def _answered(self, conn: Connection, connect: Connect, following: int, grant: Grant | None) -> Maybe[None]:
         if grant is None:
             return self._authenticate(conn, connect, following)
         self._granted(conn, grant)

@@ -131,8 +131,10 @@ class Connection:
         "started",
         "subscribe_refusals",
         "tail",
+        "transmit",
         "v5",
         "version",
+        "want_writable",
     )
 
     def __init__(
@@ -161,6 +163,10 @@ class Connection:
         self.end: Callable[[MqttError], None] = _no_end
         #: try to send `out` at once, when it is over its bound in the middle of a round
         self.drain: Callable[[Connection], None] = _no_drain
+        #: hand octets to the transport: how many it took; raises BlockingIOError, OSError
+        self.transmit: Callable[[bytes], int] = _no_transport
+        #: ask to be told, once, when the transport takes octets again
+        self.want_writable: Callable[[], None] = _no_wait
         #: the socket takes no more octets now
         self.blocked = False
         self.closed = False
@@ -290,6 +296,14 @@ class Connection:
 
 def _no_end(error: MqttError) -> None:
     raise RuntimeError("this connection has no owner")
+
+
+def _no_transport(data: bytes) -> int:
+    raise BlockingIOError
+
+
+def _no_wait() -> None:
+    return None
 
 
 def _no_drain(connection: Connection) -> None:

@@ -5,7 +5,8 @@ and 2 go out while the client's Receive Maximum and the out-queue have room, and
 session's queue otherwise, which has bounds of its own. Nothing here waits and nothing here blocks:
 the runtime calls `pump` when octets have left.
 
-Statements: [MQTT-3.3.1-2], [MQTT-3.3.2-5], [MQTT-3.3.4-7], [MQTT-4.3.1-1 .. 4.3.3-7], [MQTT-4.4.0-1], [MQTT-4.9.0-1..3].
+Statements: [MQTT-3.3.1-2], [MQTT-3.3.2-5], [MQTT-3.3.4-7], [MQTT-4.3.1-1 .. 4.3.3-7],
+[MQTT-4.4.0-1], [MQTT-4.9.0-1 .. 4.9.0-3].
 """
 
 from __future__ import annotations
@@ -284,7 +285,7 @@ class Deliver:
         return best
 
     def queue_for_group(self, group: SharedGroup[SessionState], message: Message, qos: int) -> bool:
-        """Keep a message of QoS 1 or 2 once for the group; False when it was dropped: nobody could ever take it, or it is full."""
+        """Keep a message of QoS 1 or 2 once for the group; False when the queue is full and it was dropped."""
         queue = group.waiting
         if not isinstance(queue, GroupQueue):
             queue = group.waiting = GroupQueue()
@@ -298,7 +299,7 @@ class Deliver:
         return True
 
     def give_back(self, state: SessionState) -> None:
-        """A session ends: its unacknowledged QoS 1 messages of groups go to other members [MQTT-4.8.2-5], in order; QoS 2 never."""
+        """A session ends: what it held of groups with QoS 1 goes to other members [MQTT-4.8.2-5]; QoS 2 never."""
         again = [d for d in state.window.published.values() if d.group is not None and d.qos == 1]
         for delivery in reversed(again):
             group = delivery.group

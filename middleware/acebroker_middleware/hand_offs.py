@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 from acebroker_codec.errors import MqttError
+from acebroker_codec.packets import Packet
 from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.state.ports import Maybe
 
@@ -26,12 +27,13 @@ async def then(pending: Awaitable[T], following: Callable[[T], Maybe[R]]) -> R:
     return cast("R", await result if inspect.isawaitable(result) else result)
 
 
-async def or_error(pending: Awaitable[list[T]]) -> list[T | MqttError]:
-    """The batch, or the MqttError that was raised instead, as its only element."""
+async def or_error(pending: Awaitable[None], batch: list[Packet | MqttError]) -> list[Packet | MqttError]:
+    """`batch` once `pending` is done, or the MqttError that it raised, in its place."""
     try:
-        return list(await pending)
+        await pending
     except MqttError as error:
         return [error]
+    return batch
 
 
 async def stage_guarded(name: str, pending: Awaitable[T]) -> T:

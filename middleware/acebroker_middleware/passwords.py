@@ -22,13 +22,23 @@ import hashlib
 import hmac
 import re
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Literal
 
 from argon2.exceptions import VerificationError
 from argon2.low_level import Type, hash_secret, verify_secret
 from msgspec import Struct
 
-__all__ = ["SALT_BYTES", "PasswordFile", "PasswordFileError", "hash_password"]
+from acebroker_codec.errors import ReasonCode
+from acebroker_codec.packets import Connect
+from acebroker_middleware.authn import Grant
+from acebroker_middleware.connection import Connection
+from acebroker_middleware.errors import ConnectionRefused
+from acebroker_middleware.hand_offs import then
+from acebroker_middleware.state.ports import Authority, Identity
+
+__all__ = ["SALT_BYTES", "PasswordFile", "PasswordFileError", "Passwords", "hash_password"]
 
 #: octets of salt that `hash_password` wants
 SALT_BYTES: Final = 16
@@ -224,3 +234,32 @@ def _argon2id_text(cost: tuple[int, ...], salt: bytes, tag: bytes) -> bytes:
     memory_kib, passes, lanes = cost
     bare_salt, bare_tag = (base64.b64encode(octets).rstrip(b"=").decode("ascii") for octets in (salt, tag))
     return f"$argon2id$v=19$m={memory_kib},t={passes},p={lanes}${bare_salt}${bare_tag}".encode("ascii")
+
+
+class Passwords:
+    """The authenticator for user name and password (authn asks it).
+
+    `check(username, password)` tells whether they belong together, without blocking: the runtime gives
+    it a thread. `authority_for(username, client_identifier)` gives the rights of a user.
+    """
+
+    name = "password"
+
+    def __init__(
+        self, check: Callable[[str, bytes], Awaitable[bool]], authority_for: Callable[[str, str], Authority]
+    ) -> None:
+        self._check = check
+        self._authority_for = authority_for
+
+    def authenticate(self, conn: Connection, connect: Connect) -> Awaitable[Grant | None] | None:
+        """Check a CONNECT that has a user name. Raises ConnectionRefused 0x86 when they do not match."""
+        username = connect.username
+        if username is None or connect.properties.authentication_method is not None:
+            return None
+        return then(self._check(username, connect.password or b""), partial(self._checked, conn, username))
+
+    def _checked(self, conn: Connection, username: str, correct: bool) -> Grant:
+        if not correct:
+            conn.round.counters.denials["password"] += 1
+            raise ConnectionRefused(ReasonCode.BAD_USER_NAME_OR_PASSWORD, "password")
+        return Grant(Identity("user", username), self._authority_for(username, conn.client_identifier))

@@ -11,10 +11,11 @@ is never called:
     opened, closed  the life of a connection (async)
 
 A batch is a list of packets in order. A stage returns what is to go on: the same list, another, or an
-awaitable of it (a hand-off: this connection waits, nobody else). It refuses one packet with `conn.refuse` and
-leaves it out; it ends the connection by an MqttError: put in place of the packet, as the last
-element of the list, everything before it is still handled; raised, what it has not passed on is lost. A decode error is such a last element too: leave it
-where it is. Any other exception ends this connection with 0x83, and is logged with the stage's name.
+awaitable of it (a hand-off: this connection waits, nobody else does). It refuses one packet with
+`conn.refuse` and leaves it out. It ends the connection by an MqttError: put in place of the packet, as
+the last element of the list, everything before it is still handled; raised, what it has not passed on is
+lost. A decode error is such a last element too: leave it where it is. Any other exception ends this
+connection with 0x83, and is logged with the stage's name.
 """
 
 from __future__ import annotations

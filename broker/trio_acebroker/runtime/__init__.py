@@ -1,0 +1,3 @@
+"""The running broker: connections, delivery, timers."""
+
+__all__: list[str] = []

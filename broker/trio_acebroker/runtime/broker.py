@@ -1,0 +1,348 @@
+"""Broker: all connections and sessions of one configuration, for a Trio program to embed.
+
+    async with trio.open_nursery() as nursery:
+        broker = Broker(BrokerConfig())
+        addresses = await nursery.start(broker.serve)
+        async with broker.subscribe("greetings/#") as messages:
+            await broker.publish("greetings/hello", b"hi")
+            async for message in messages: ...
+
+`serve` owns every task, socket and timer. Cancelling it stops accepting, tells MQTT 5 clients 0x8B, lets
+queued octets leave within `drain_seconds_max`, and leaves nothing behind. Sessions stay in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import metadata
+from typing import Any, Final
+
+import trio
+
+from acebroker_codec.packets import NO_PUBLISH_PROPERTIES, PublishProperties
+from acebroker_codec.topics import check_topic_filter, check_topic_name
+from acebroker_middleware.connection import Connection, ConnectionType, DeniedPublish, Round
+from acebroker_middleware.errors import ServerShuttingDown
+from acebroker_middleware.flows import LocalSubscriber
+from acebroker_middleware.observe import Counters
+from acebroker_middleware.state.message import Message
+from acebroker_middleware.state.ports import Store
+from trio_acebroker.config import BrokerConfig, Listener
+from trio_acebroker.runtime.connection import ConnectionTask
+from trio_acebroker.runtime.delivery import Delivery
+from trio_acebroker.runtime.shells.raw import RawShell
+from trio_acebroker.runtime.sys_topics import publish_sys_topics
+from trio_acebroker.runtime.timers import CoarseClock, Wheel
+from trio_acebroker.server import Placed, compose
+from trio_acebroker.storage.memory import MemoryStore
+from trio_acebroker.transports.base import ByteStream
+from trio_acebroker.transports.memory import MemoryClient, memory_connection
+from trio_acebroker.transports.tcp import TcpListener, TcpStream, open_listener
+
+__all__ = ["Broker", "MessageStream"]
+
+#: sessions of an earlier broker that are removed from the store in one step
+SWEEP_SESSIONS_MAX: Final = 1_000
+#: messages that an in-process subscription holds for a slow reader
+SUBSCRIPTION_MESSAGES_MAX: Final = 10_000
+#: how long accepting rests when the process has no room for another socket
+EXHAUSTED_SECONDS: Final = 0.5
+
+logger = logging.getLogger("trio_acebroker.broker")
+
+
+class MessageStream:
+    """An in-process subscription: iterate over it for messages. `dropped` counts those it had no room for."""
+
+    def __init__(self, messages_max: int) -> None:
+        self._send, self._receive = trio.open_memory_channel[Message](messages_max)
+        self.dropped = 0
+
+    def take(self, message: Message) -> None:
+        """Called by the router; never waits."""
+        try:
+            self._send.send_nowait(message)
+        except trio.WouldBlock:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """End the iteration once what is there was read."""
+        self._send.close()
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self._receive.__aiter__()
+
+    async def receive(self) -> Message:
+        """The next message; raises trio.EndOfChannel at the end."""
+        return await self._receive.receive()
+
+
+class Broker:
+    """An MQTT broker. Make one for each `serve`.
+
+    Arguments: `stages` are plugins beside those of the configuration, each a stage (put behind `authz`) or
+    a pair of a stage and the name of the built-in one it stands behind; one that is an async context manager
+    is entered by `serve`. `store` keeps sessions and retained messages (default: in memory; the caller owns one
+    that is given). `flow_cache=False` sends every packet through every stage. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig | None = None,
+        *,
+        stages: Sequence[Any] = (),
+        store: Store | None = None,
+        flow_cache: bool = True,
+    ) -> None:
+        self.config = BrokerConfig() if config is None else config
+        self.clock = CoarseClock()
+        self.counters = Counters()
+        self.store = MemoryStore() if store is None else store
+        self._round = Round(self.clock, self.config.limits, self.counters)
+        self.timers = Wheel(self.clock, self._flush)
+        placed: list[Placed] = [item if isinstance(item, tuple) else (item, "authz") for item in stages]
+        parts = compose(self.config, self._round, self.store, self.timers, placed, flow_cache=flow_cache)
+        self.pipeline = parts.pipeline
+        self.session = parts.session
+        self.router = parts.router
+        self.delivery = Delivery(self._round, parts.deliver)
+        self.shell = RawShell(self)
+        self.lifecycle = tuple(
+            stage for stage in self.pipeline.stages if hasattr(stage, "opened") or hasattr(stage, "closed")
+        )
+        self.started = 0.0
+        self.connections: set[ConnectionTask] = set()
+        self._unauthenticated: set[ConnectionTask] = set()
+        self._per_address: Counter[str] = Counter()
+        self._per_listener: Counter[str] = Counter()
+        self._nursery: trio.Nursery | None = None
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Broker with {len(self.connections)} connections, {len(self.session.sessions)} sessions>"
+
+    def _flush(self) -> None:
+        self.delivery.flush()
+
+    # ---- serving ----
+
+    async def serve(self, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until cancelled. Started with the list of bound (host, port) addresses.
+
+        Raises OSError when an address cannot be listened on; then nothing was started.
+        """
+        if self._nursery is not None or self._stopping:
+            raise RuntimeError("this broker was started before")
+        async with AsyncExitStack() as stack:
+            for stage in self.pipeline.stages:
+                if hasattr(stage, "__aenter__"):
+                    await stack.enter_async_context(stage)
+            opened = self._open_listeners()
+            stack.callback(lambda: [tcp.close() for _, tcp in opened])
+            self.clock.stamp_wall()
+            self.started = self.clock.now
+            self._load()
+            finished = trio.Event()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._host, finished)
+                try:
+                    async with trio.open_nursery() as workers:
+                        for listener, tcp in opened:
+                            workers.start_soon(self._accept, listener, tcp)
+                        task_status.started([tcp.address for _, tcp in opened])
+                        await trio.sleep_forever()
+                finally:
+                    self._stopping = True
+                    finished.set()
+
+    def _open_listeners(self) -> list[tuple[Listener, TcpListener]]:
+        opened: list[tuple[Listener, TcpListener]] = []
+        try:
+            for listener in self.config.listeners:
+                opened.extend((listener, tcp) for tcp in open_listener(listener.host, listener.port))
+        except BaseException:
+            for _, tcp in opened:
+                tcp.close()
+            raise
+        return opened
+
+    def _load(self) -> None:
+        """Take over what an earlier broker left in the store."""
+        while self.store.sweep(self.clock.wall, SWEEP_SESSIONS_MAX):
+            pass
+        for message in self.store.retained():  # type: ignore[union-attr]
+            self.router.retained.put(message)
+
+    async def _host(self, finished: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold all connections, shielded, so that they end in order and not by cancellation."""
+        with trio.CancelScope(shield=True) as scope:
+            async with trio.open_nursery() as self._nursery:
+                async with trio.open_nursery() as timers:
+                    timers.start_soon(self.timers.run)
+                    interval = self.config.sys_topics.interval_seconds
+                    if interval:
+                        timers.start_soon(publish_sys_topics, self, _version(), interval)
+                    task_status.started()
+                    await finished.wait()
+                    timers.cancel_scope.cancel()
+                scope.deadline = trio.current_time() + self.config.limits.drain_seconds_max
+                for task in list(self.connections):
+                    task.end(ServerShuttingDown("the broker stops"))
+
+    # ---- connections ----
+
+    async def _accept(self, listener: Listener, tcp: TcpListener) -> None:
+        limits = self.config.limits
+        label = listener.label
+        allowance, stamped = float(limits.accept_rate_max), trio.current_time()
+        while True:
+            await tcp.wait()
+            now = trio.current_time()
+            allowance = min(limits.accept_rate_max, allowance + (now - stamped) * limits.accept_rate_max)
+            stamped = now
+            if allowance < 1:
+                await trio.sleep((1 - allowance) / limits.accept_rate_max)
+                continue
+            self.clock.stamp()
+            try:
+                for stream in tcp.accept():
+                    allowance -= 1
+                    self._admit(listener, label, stream)
+            except OSError as error:
+                logger.error("cannot accept on %s: %s", label, error)
+                await trio.sleep(EXHAUSTED_SECONDS)
+
+    def _admit(self, listener: Listener, label: str, stream: TcpStream) -> None:
+        """Start serving an accepted connection, or close it at once where a limit says so."""
+        limits = self.config.limits
+        rule = ""
+        if len(self.connections) >= limits.connections_max:
+            rule = "limit: connections"
+        elif listener.connections_max is not None and self._per_listener[label] >= listener.connections_max:
+            rule = "limit: connections of the listener"
+        elif self._per_address[stream.peer_host] >= limits.connections_per_address_max:
+            rule = "limit: connections per address"
+        elif len(self._unauthenticated) >= limits.unauthenticated_max:
+            rule = "limit: unauthenticated connections"
+        if rule:
+            self.counters.connections_refused += 1
+            self.counters.denials[rule] += 1
+            stream.close()
+            return
+        self._start(
+            stream,
+            Connection(
+                self._round,
+                peer=stream.peer,
+                listener=label,
+                anonymous_allowed=self.config.anonymous_allowed(listener),
+                protocol_versions=frozenset(listener.protocol_versions),
+                denied_publish=DeniedPublish(self.config.authorization.denied_publish_v3),
+            ),
+        )
+
+    def _start(self, stream: ByteStream, conn: Connection) -> None:
+        assert self._nursery is not None
+        task = ConnectionTask(self, stream, conn)
+        self.connections.add(task)
+        self._unauthenticated.add(task)
+        self._per_address[stream.peer_host] += 1
+        self._per_listener[conn.listener] += 1
+        self.counters.connections_accepted += 1
+        self._nursery.start_soon(task.run, name=f"connection {stream.peer}")
+
+    def authenticated(self, task: ConnectionTask) -> None:
+        """A connection became a client (called by its task)."""
+        self._unauthenticated.discard(task)
+
+    def gone(self, task: ConnectionTask) -> None:
+        """A connection is over (called by its task)."""
+        self.connections.discard(task)
+        self._unauthenticated.discard(task)
+        for counter, key in ((self._per_address, task.stream.peer_host), (self._per_listener, task.conn.listener)):
+            counter[key] -= 1
+            if counter[key] <= 0:
+                del counter[key]
+
+    # ---- in process ----
+
+    async def connect(self) -> MemoryClient:
+        """The client's end of a new connection in memory, served like any other (connection type IN_PROCESS).
+
+        Anonymous clients are allowed here unless the configuration forbids them everywhere. The caller closes it.
+        """
+        if self._nursery is None or self._stopping:
+            raise RuntimeError("the broker is not serving")
+        client, stream = memory_connection()
+        self.clock.stamp()
+        authentication = self.config.authentication
+        anonymous = authentication.anonymous
+        self._start(
+            stream,
+            Connection(
+                self._round,
+                listener="in process",
+                connection_type=ConnectionType.IN_PROCESS,
+                anonymous_allowed=anonymous if anonymous is not None else authentication.password_file is None,
+                denied_publish=DeniedPublish(self.config.authorization.denied_publish_v3),
+            ),
+        )
+        await trio.lowlevel.checkpoint()
+        return client
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        properties: PublishProperties = NO_PUBLISH_PROPERTIES,
+    ) -> int:
+        """Publish as the broker itself; gives how many subscribers were found, once durable where it has to be.
+
+        Raises MqttError for a topic that is not valid, RetainedFull when there is no room to retain it.
+        """
+        check_topic_name(topic)
+        await trio.lowlevel.checkpoint()
+        self.clock.stamp()
+        interval = properties.message_expiry_interval
+        expires_at = None if interval is None else self.clock.now + interval
+        message = Message(topic, payload, qos, retain, properties, expires_at)
+        if retain:
+            self.router.retain(message)
+        matched = self.router.publish(message)
+        self.delivery.flush()
+        if isinstance(matched, int):
+            return matched
+        found = await matched
+        self.delivery.flush()
+        return found
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topic_filter: str, *, messages_max: int = SUBSCRIPTION_MESSAGES_MAX
+    ) -> AsyncIterator[MessageStream]:
+        """Receive messages inside the process, retained ones first, while the block runs.
+
+        At most `messages_max` wait for the reader; more are dropped and counted. Raises MqttError for a
+        filter that is not valid.
+        """
+        check_topic_filter(topic_filter)
+        await trio.lowlevel.checkpoint()
+        stream = MessageStream(messages_max)
+        subscriber = LocalSubscriber(stream.take)
+        self.clock.stamp()
+        self.router.subscribe_locally(subscriber, topic_filter)
+        try:
+            yield stream
+        finally:
+            self.router.unsubscribe_locally(subscriber, topic_filter)
+            stream.close()
+
+
+def _version() -> str:
+    return metadata.version("trio-acebroker")

@@ -1,0 +1,125 @@
+"""The composition root: what a BrokerConfig means, as the parts of a running broker.
+
+Reads the files that the configuration names, once, before anything listens; what is wrong with them is a
+ConfigError. Also here: who may connect where, and the thread that checks passwords.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from acebroker_middleware.acl import AclAuthority, AclError, AclRules, OpenAuthority
+from acebroker_middleware.anonymous import Anonymous
+from acebroker_middleware.authn import Authenticator, Authn
+from acebroker_middleware.authz import Authz
+from acebroker_middleware.connection import Round
+from acebroker_middleware.decode import Decode
+from acebroker_middleware.deliver import Deliver
+from acebroker_middleware.passwords import PasswordFile, PasswordFileError, Passwords
+from acebroker_middleware.pipeline import Pipeline
+from acebroker_middleware.router import Router
+from acebroker_middleware.session import Session
+from acebroker_middleware.state.ports import Authority, Store, Timers
+from acebroker_middleware.state.retained import RetainedMessages
+from trio_acebroker.config import BrokerConfig, ConfigError
+from trio_acebroker.plugins import load_stage
+
+__all__ = ["BUILT_IN", "Composition", "Placed", "compose"]
+
+#: password checks at the same time: each takes memory and a core by design
+PASSWORD_CHECKS_MAX: Final = 2
+
+#: the stages that every pipeline has, in order
+BUILT_IN: Final = ("decode", "authn", "authz", "session", "router")
+
+#: a stage, and the built-in one that it stands behind
+Placed = tuple[Any, str]
+
+
+class Composition:
+    """The parts that `compose` made and that the runtime needs to hold."""
+
+    def __init__(self, pipeline: Pipeline, session: Session, router: Router, deliver: Deliver) -> None:
+        self.pipeline = pipeline
+        self.session = session
+        self.router = router
+        self.deliver = deliver
+
+
+def compose(
+    config: BrokerConfig,
+    round_: Round,
+    store: Store,
+    timers: Timers,
+    added: Sequence[Placed],
+    *,
+    flow_cache: bool = True,
+) -> Composition:
+    """Make all stages and put them in order. Raises ConfigError."""
+    plugins = [*[(load_stage(item.use, item.options), item.after) for item in config.stages], *added]
+    for stage, after in plugins:
+        if after not in BUILT_IN[:-1]:
+            raise ConfigError(f"stage {stage.name}: cannot stand behind {after!r}; choose {', '.join(BUILT_IN[:-1])}")
+    authz = Authz(round_)
+    retained = RetainedMessages(round_.limits.retained_messages_max, round_.limits.retained_bytes_max)
+    deliver_stages = [stage for stage, _ in plugins if hasattr(stage, "on_deliver")]
+    deliver = Deliver(round_, store, retained, [*deliver_stages, authz])
+    router = Router(round_, store, retained, deliver)
+    session = Session(round_, store, timers, router, deliver)
+    authn = Authn(round_, _authenticators(config), lambda: f"auto-{secrets.token_hex(12)}")
+    stages: list[Any] = []
+    for built_in in (Decode(round_), authn, authz, session, router):
+        stages.append(built_in)
+        stages.extend(stage for stage, after in plugins if after == built_in.name)
+    try:
+        pipeline = Pipeline(round_, stages, flow_cache=flow_cache)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return Composition(pipeline, session, router, deliver)
+
+
+def _authenticators(config: BrokerConfig) -> list[Authenticator]:
+    authority_for = _authorities(config)
+    authenticators: list[Authenticator] = []
+    path = config.authentication.password_file
+    if path is not None:
+        try:
+            passwords = PasswordFile.parse(_read(path, "authentication.password_file"), path)
+        except PasswordFileError as error:
+            raise ConfigError(str(error)) from None
+        limiter = trio.CapacityLimiter(PASSWORD_CHECKS_MAX)
+
+        async def check(username: str, password: bytes) -> bool:
+            return await trio.to_thread.run_sync(
+                passwords.verify, username, password, limiter=limiter, abandon_on_cancel=True
+            )
+
+        authenticators.append(Passwords(check, authority_for))
+    authenticators.append(
+        Anonymous(lambda client_identifier: authority_for(None, client_identifier), ignore_credentials=path is None)
+    )
+    return authenticators
+
+
+def _authorities(config: BrokerConfig) -> Callable[[str | None, str], Authority]:
+    path = config.authorization.acl_file
+    if path is None:
+        open_to_all = OpenAuthority()
+        return lambda username, client_identifier: open_to_all
+    try:
+        rules = AclRules.parse(_read(path, "authorization.acl_file"), path)
+    except AclError as error:
+        raise ConfigError(str(error)) from None
+    return lambda username, client_identifier: AclAuthority(rules, username, client_identifier)
+
+
+def _read(path: str, key: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror if isinstance(error, OSError) else 'not UTF-8'}") from None

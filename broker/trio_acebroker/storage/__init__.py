@@ -1,0 +1,3 @@
+"""Implementations of the Store port."""
+
+__all__: list[str] = []
