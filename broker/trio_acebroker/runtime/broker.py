@@ -141,7 +141,8 @@ class Broker:
                 if hasattr(stage, "__aenter__"):
                     await stack.enter_async_context(stage)
             opened = self._open_listeners()
-            stack.callback(lambda: [tcp.close() for _, tcp in opened])
+            for _, tcp in opened:
+                stack.callback(tcp.close)
             self.clock.stamp_wall()
             self.started = self.clock.now
             self._load()

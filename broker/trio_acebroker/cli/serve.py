@@ -1,0 +1,85 @@
+"""`trio-acebroker serve`: run a broker until SIGINT or SIGTERM.
+
+Says at its start what listens, open to whom and why, which stages packets pass, and which limits are
+not the default ones. Ends in order: listeners close, clients are told, what is queued leaves within the
+drain time; then status 0. What cannot be started ends with one message, nothing half-started: status 2
+for a configuration, 1 for an address that cannot be listened on.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trio_acebroker.cli.address import parse_address
+from trio_acebroker.cli.configuration import BadConfiguration, config_option, effective
+from trio_acebroker.cli.logs import show_log
+from trio_acebroker.cli.summary import changed_limits, pipeline, versions
+from trio_acebroker.config import BrokerConfig, ConfigError, address_text
+
+if TYPE_CHECKING:
+    from trio_acebroker import Broker
+
+__all__ = ["command"]
+
+logger = logging.getLogger("trio_acebroker.serve")
+
+
+@click.command("serve")
+@config_option
+@click.option(
+    "--listen",
+    type=parse_address,
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Listen here, and not where the configuration says. May be given several times; port 0 takes a free one.",
+)
+@click.option("--log-format", type=click.Choice(["console", "json"]), help="How log lines look.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which level on.")
+def command(
+    path: Path | None, listen: tuple[tuple[str, int], ...], log_format: str | None, log_level: str | None
+) -> None:
+    """Run the broker."""
+    import trio
+
+    from trio_acebroker import Broker
+
+    config = effective(path, listen, log_level, log_format)
+    show_log(config.log.level, config.log.format)
+    try:
+        trio.run(run, Broker(config), config)
+    except BaseException as error:
+        cause = only(error)
+        if isinstance(cause, ConfigError):
+            raise BadConfiguration(str(cause)) from None
+        if isinstance(cause, OSError):
+            raise click.ClickException(str(cause)) from None
+        raise
+
+
+async def run(broker: Broker, config: BrokerConfig) -> None:
+    """Serve until a signal comes."""
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            announce(config, broker, await nursery.start(broker.serve))
+            async for number in signals:
+                logger.info("stopping: %s", signal.Signals(number).name)
+                nursery.cancel_scope.cancel()
+    logger.info("stopped")
+
+
+def announce(config: BrokerConfig, broker: Broker, addresses: list[tuple[str, int]]) -> None:
+    """Log what was started."""
+
+
+def only(error: BaseException) -> BaseException:
+    """The one error inside groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
