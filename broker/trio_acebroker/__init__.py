@@ -8,7 +8,7 @@ Plugin authors find the stage contract here too, and `trio_acebroker.testing`.
 from __future__ import annotations
 
 from acebroker_codec.errors import MqttError, ReasonCode
-from acebroker_codec.packets import PacketType, Publish, PublishProperties, Subscribe
+from acebroker_codec.packets import PacketType, ProtocolVersion, Publish, PublishProperties, Subscribe
 from acebroker_middleware.connection import CloseReason, Connection, ConnectionType
 from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.stage import Batch, DeliverStage, FlowStage, Lifecycle, Stage, per_packet
@@ -36,6 +36,7 @@ __all__ = [
     "MessageStream",
     "MqttError",
     "PacketType",
+    "ProtocolVersion",
     "Publish",
     "PublishProperties",
     "ReasonCode",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,9 +14,12 @@ from msgspec import inspect
 
 from acebroker_middleware.acl import AclRules
 from tests.house.modules import ROOT
+from trio_acebroker import Broker
+from trio_acebroker.cli import main
 from trio_acebroker.config import BrokerConfig, Listener, StageConfig
 from trio_acebroker.plugins import load_stage
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "spec" / "configuration.md").read_text(encoding="utf-8")
 
 
@@ -66,3 +72,44 @@ def test_examples_of_configuration_are_valid(text: str) -> None:
 def test_the_example_of_an_acl_file_is_valid() -> None:
     (text,) = re.findall(r"```acl\n(.*?)```", CONFIGURATION, re.DOTALL)
     AclRules.parse(text, "configuration.md")
+
+
+def blocks(language: str) -> list[str]:
+    """The blocks of README in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_lists_the_targets_of_make() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE))
+    listed = set(re.findall(r"^\| `make ([a-z]+)` \|", README, re.MULTILINE))
+    assert listed <= targets
+    assert {"run", "test", "check", "conformance", "mutants", "fuzz", "bench"} <= listed
+
+
+def test_readme_lists_the_commands() -> None:
+    assert set(re.findall(r"^\| `trio-acebroker (\w+)` \|", README, re.MULTILINE)) == set(main.commands)
+
+
+def test_readme_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https:)([^)]+)\)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).is_file()]
+
+
+def test_the_embedding_example_runs() -> None:
+    embedding, _ = blocks("python")
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", embedding], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.match(r"listening on \[\('127\.0\.0\.1', \d+\)\]\n", run.stdout)
+
+
+def test_the_plugin_example_is_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plugin = blocks("python")
+    (tmp_path / "plugin.py").write_text(plugin)
+    monkeypatch.syspath_prepend(tmp_path)
+    (configuration,) = blocks("toml")
+    config = BrokerConfig.from_toml(configuration, environ={"ACEBROKER_AUTHENTICATION__ANONYMOUS": "true"})
+    assert "no_secrets" in [stage.name for stage in Broker(config).pipeline.stages]

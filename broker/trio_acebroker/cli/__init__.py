@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from trio_acebroker.cli import health, passwd, version
+from trio_acebroker.cli import check, health, passwd, serve, version
 
 __all__ = ["main"]
 
@@ -18,5 +18,5 @@ def main() -> None:
     """An MQTT 3.1, 3.1.1 and 5.0 broker."""
 
 
-for module in (health, passwd, version):
+for module in (serve, check, passwd, health, version):
     main.add_command(module.command)

@@ -57,7 +57,7 @@ def command(
         if isinstance(cause, ConfigError):
             raise BadConfiguration(str(cause)) from None
         if isinstance(cause, OSError):
-            raise click.ClickException(str(cause)) from None
+            raise click.ClickException(cause.strerror or str(cause)) from None
         raise
 
 
@@ -75,7 +75,16 @@ async def run(broker: Broker, config: BrokerConfig) -> None:
 
 
 def announce(config: BrokerConfig, broker: Broker, addresses: list[tuple[str, int]]) -> None:
-    """Log what was started."""
+    """Log what was started. A listener whose host is a name may have several addresses."""
+    for address in addresses:
+        logger.info("listening on %s", address_text(*address))
+    for listener in config.listeners:
+        facts = {"open_to": config.open_to(listener), "versions": versions(listener)}
+        logger.info("listener %s", listener.label, extra=facts)
+    for name, value, default in changed_limits(config.limits):
+        logger.info("limit %s", name, extra={"value": value, "default": default})
+    stages = [name if kind == "-" else f"{name} ({kind})" for name, kind in pipeline(broker.pipeline.stages)]
+    logger.info("pipeline: %s", " > ".join(stages))
 
 
 def only(error: BaseException) -> BaseException:

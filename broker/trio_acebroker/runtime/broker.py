@@ -163,7 +163,11 @@ class Broker:
         opened: list[tuple[Listener, TcpListener]] = []
         try:
             for listener in self.config.listeners:
-                opened.extend((listener, tcp) for tcp in open_listener(listener.host, listener.port))
+                try:
+                    found = open_listener(listener.host, listener.port)
+                except OSError as error:
+                    raise OSError(error.errno, f"cannot listen on {listener.address}: {error.strerror}") from error
+                opened.extend((listener, tcp) for tcp in found)
         except BaseException:
             for _, tcp in opened:
                 tcp.close()
