@@ -107,7 +107,7 @@ class PerPacket:
     """A stage made of one function for single packets; see `per_packet`."""
 
     def __init__(self, function: PacketHandler, wants: frozenset[PacketType], name: str | None = None) -> None:
-        self.name: str = name or getattr(function, "__name__", "per-packet")
+        self.name: str = name if name is not None else getattr(function, "__name__", "per-packet")
         self.wants = wants
         self._function = function
 
