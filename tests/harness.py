@@ -13,6 +13,7 @@ Waiting is bounded: `RECEIVE_SECONDS` on Trio's clock, which is virtual in most 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar, cast
@@ -181,7 +182,7 @@ class WireClient:
         if self._inbox:
             raise AssertionError(f"expected silence, received {self._inbox[0]!r}")
         with trio.move_on_after(seconds):
-            packet = await self._next(None)
+            packet = await self._next(math.inf)
             raise AssertionError("the connection was closed" if packet is None else f"expected silence, got {packet!r}")
 
     async def expect_closed(self, reason_code: int | Collection[int] | None = None) -> None:
@@ -227,7 +228,7 @@ class WireClient:
         """Everything that comes until the broker has nothing more to do now."""
         drained: list[packets.Packet] = []
         with trio.move_on_after(0.5):
-            while (packet := await self._next(None)) is not None:
+            while (packet := await self._next(math.inf)) is not None:
                 drained.append(packet)
         return drained
 
@@ -235,9 +236,9 @@ class WireClient:
         """Cut the connection: no DISCONNECT."""
         await self.stream.aclose()
 
-    async def _next(self, seconds: float | None = RECEIVE_SECONDS) -> packets.Packet | None:
-        """The next packet, or None at the end of the connection."""
-        with trio.fail_after(seconds) if seconds is not None else contextlib.nullcontext():
+    async def _next(self, seconds: float = RECEIVE_SECONDS) -> packets.Packet | None:
+        """The next packet, or None at the end of the connection. AssertionError when neither comes in time."""
+        with trio.move_on_after(seconds) as waiting:
             while not self._inbox and not self._ended:
                 try:
                     octets = await self.stream.receive_some(65_536)
@@ -247,6 +248,7 @@ class WireClient:
                 self.octets_received += octets
                 self._inbox.extend(self._decoder.feed(bytes(octets)))
         if not self._inbox:
+            assert not waiting.cancelled_caught, f"nothing was received for {seconds:g} seconds"
             return None
         packet = self._inbox.popleft()
         if isinstance(packet, MqttError):

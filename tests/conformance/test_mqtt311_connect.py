@@ -67,7 +67,6 @@ ID = octets.string("id")
 
 #: flags and payload of CONNECT packets whose parts do not fit together
 BAD_LAYOUTS: dict[str, tuple[int, bytes]] = {
-    "reserved flag": (0x03, ID),
     "Will QoS 1 without a Will": (0x0A, ID),
     "Will Retain without a Will": (0x22, ID),
     "Will QoS 3": (0x1E, ID + WILL),
@@ -101,6 +100,14 @@ async def test_a_connect_of_bad_layout_closes_without_connack(broker: Broker, na
     flags, payload = BAD_LAYOUTS[name]
     client = await WireClient.open(broker, version)
     await client.send_raw(connect(version, flags=flags, payload=payload))
+    await client.expect_closed()
+
+
+@mqtt311("MQTT-3.1.2-3", "MQTT-3.1.4-1")
+async def test_the_reserved_connect_flag_closes(broker: Broker) -> None:
+    """MQTT 3.1 does not use this bit, and does not say what it must be."""
+    client = await WireClient.open(broker, 4)
+    await client.send_raw(connect(4, flags=0x03))
     await client.expect_closed()
 
 
