@@ -119,6 +119,7 @@ class Connection:
         "out_octets_max",
         "packet_bytes_max",
         "peer",
+        "plain",
         "problem_information",
         "protocol",
         "protocol_versions",
@@ -202,6 +203,8 @@ class Connection:
         self.problem_information = True
         #: largest packet the client takes, octets; None = any
         self.packet_bytes_max: int | None = None
+        #: takes packets of any size and no Topic Aliases: every frame for it can be a shared one
+        self.plain = True
         #: unacknowledged QoS 1 and 2 packets: what we may send, what the client may send
         self.send_max = limits.in_flight_max
         self.receive_max = 65_535

@@ -88,10 +88,11 @@ class Route:
 
     `targets` are all; `fast` says that a plain QoS 0 frame may go to each of them as it came, in one
     slice: then `fast_3` and `fast_5` are the sessions attached by MQTT 3 and by MQTT 5, and
-    `packet_bytes_max` is the least Maximum Packet Size among them.
+    `packet_bytes_max` is the least Maximum Packet Size among them. `durable`: some target is kept in
+    the store.
     """
 
-    __slots__ = ("fast", "fast_3", "fast_5", "groups", "local", "packet_bytes_max", "targets", "version")
+    __slots__ = ("durable", "fast", "fast_3", "fast_5", "groups", "local", "packet_bytes_max", "targets", "version")
 
     def __init__(self, version: int) -> None:
         self.version = version
@@ -99,6 +100,7 @@ class Route:
         self.groups: list[SharedGroup[SessionState]] = []
         self.local: list[LocalSubscriber] = []
         self.fast = True
+        self.durable = False
         self.fast_3: list[SessionState] = []
         self.fast_5: list[SessionState] = []
         self.packet_bytes_max = UNBOUNDED

@@ -23,12 +23,17 @@ from acebroker_middleware.decode import Decode
 from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import Flow, FlowKey, FlowMode, Verdict
 from acebroker_middleware.hand_offs import stage_guarded, then
+from acebroker_middleware.handshakes import PUBACK, PUBCOMP, PUBREC, PUBREL, Handshakes
 from acebroker_middleware.router import Router
 from acebroker_middleware.runs import Runs
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.ports import Maybe
 
 __all__ = ["Pipeline"]
+
+
+_ACK_TYPES = frozenset((PacketType.PUBACK, PacketType.PUBREC, PacketType.PUBREL, PacketType.PUBCOMP))
+_ACKS = frozenset((PUBACK, PUBREC, PUBREL, PUBCOMP))
 
 
 class Pipeline:
@@ -54,6 +59,12 @@ class Pipeline:
         self._flow_stages = tuple(s for s in self._chain if PacketType.PUBLISH in s.wants)
         self._runs = Runs(round_, tuple(s for s in self._flow_stages if hasattr(s, "on_run")))
         self._flow_cache = flow_cache
+        plugins = [s for s in self._chain if s.name not in self._builtin]
+        # plugins see every packet of QoS 1 and 2 that they want; the built-in stages have had their say in the flow
+        self._handshake_flows = not any(PacketType.PUBLISH in s.wants for s in plugins)
+        self._handshake_acks = not any(s.wants & _ACK_TYPES for s in plugins)
+        self._deliver = self._router.deliver
+        self._handshakes = Handshakes(round_, self._router, self._deliver)
 
     # ---- octets ----
 
@@ -81,6 +92,7 @@ class Pipeline:
         run_start = 0
         count = 0
         needed = 0
+        acknowledged = False
         while pos + 2 <= size:
             length = data[pos + 1]
             start = pos + 2
@@ -99,22 +111,40 @@ class Pipeline:
             if end > size:
                 needed = end - pos
                 break
-            if data[pos] == 0x30 and flows is not None and end - start >= 2:
+            first_octet = data[pos]
+            if first_octet & 0xF9 == 0x30 and flows is not None and end - start >= 2:
                 topic_end = start + 2 + (data[start] << 8 | data[start + 1])
                 header_end = topic_end
-                if plain_v5 and topic_end < end and data[topic_end] == 0:
+                if plain_v5 and first_octet == 0x30 and topic_end < end and data[topic_end] == 0:
                     header_end += 1
-                if header_end > end or (plain_v5 and header_end == topic_end):
-                    flow = None
-                else:
+                flow = None
+                if header_end <= end and (header_end > topic_end or not plain_v5 or first_octet != 0x30):
                     topic = data[start + 2 : topic_end]
                     flow = flows.get(topic)
                     if flow is None or flow.route.version != epoch.routes:
                         flow = self._flow(conn, topic)
-                if flow is not None and flow.mode is not FlowMode.PACKETS and end - pos <= flow.route.packet_bytes_max:
+                if first_octet != 0x30:
+                    if (
+                        flow is not None
+                        and flow.mode is FlowMode.FAST
+                        and first_octet != 0x36
+                        and self._handshake_flows
+                        and not batch
+                        and topic_end + 2 <= end
+                    ):
+                        if current is not None:
+                            self._runs.forward(conn, current, data, run_start, pos, count)
+                            current = None
+                        if self._handshakes.publish(conn, flow, data, pos, topic_end, end):
+                            pos = end
+                            continue
+                elif (
+                    flow is not None and flow.mode is not FlowMode.PACKETS and end - pos <= flow.route.packet_bytes_max
+                ):
                     if batch:
                         pending = self.run(conn, batch)
                         batch = []
+                        flows = conn.flows if conn.session is not None else None
                         if pending is not None:
                             return self._continue(conn, pending, data, pos)
                         continue  # rights and routes may have changed
@@ -131,6 +161,14 @@ class Pipeline:
                     while data.startswith(header, pos) and pos + octets <= size:
                         pos += octets
                     count += (pos - first) // octets
+                    continue
+            elif length == 2 and first_octet in _ACKS and flows is not None and self._handshake_acks and not batch:
+                if current is not None:
+                    self._runs.forward(conn, current, data, run_start, pos, count)
+                    current = None
+                if self._handshakes.acknowledge(conn, first_octet, data[start] << 8 | data[start + 1]):
+                    acknowledged = True
+                    pos = end
                     continue
             if current is not None:
                 self._runs.forward(conn, current, data, run_start, pos, count)
@@ -155,6 +193,8 @@ class Pipeline:
             conn.needed = needed
             if needed > self._limits.packet_bytes_max:
                 batch.append(self._failed(conn, PacketTooLarge("longer than the Maximum Packet Size")))
+        if acknowledged and conn.session is not None:
+            self._deliver.pump_waiting(conn.session)
         return self.run(conn, batch) if batch else None
 
     @staticmethod

@@ -52,7 +52,7 @@ class Router:
         self._limits = round_.limits
         self._counters = round_.counters
         self._store = store
-        self._deliver = deliver
+        self.deliver = deliver
         self.tree: SubscriptionTree[SessionState] = SubscriptionTree()
         self.local: SubscriptionTree[LocalSubscriber] = SubscriptionTree()
         self.retained = retained
@@ -141,9 +141,22 @@ class Router:
         if route is None or route.version != self.epoch.routes:
             route = self.route(message.topic)
         frames = Frames(message, self._round.clock.now)
-        deliver = self._deliver
+        if not route.durable:
+            return self.fan_out(route, message, frames)
+        durable: list[tuple[SessionState, Delivery]] = []
+        matched = self.fan_out(route, message, frames, durable)
+        return self._publish_durably(durable, frames, matched) if durable else matched
+
+    def fan_out(
+        self,
+        route: Route,
+        message: Message,
+        frames: Frames,
+        durable: list[tuple[SessionState, Delivery]] | None = None,
+    ) -> int:
+        """Offer a message to everybody on its route; what has to be stored first is added to `durable` instead."""
+        deliver = self.deliver
         matched = 0
-        durable: list[tuple[SessionState, Delivery]] | None = None
         shared: Delivery | None = None
         for target in route.targets:
             state = target.session
@@ -163,9 +176,7 @@ class Router:
                     shared = delivery
             else:
                 delivery = shared
-            if state.durable:
-                if durable is None:
-                    durable = []
+            if durable is not None and state.durable:
                 durable.append((state, delivery))
             else:
                 deliver.offer(state, delivery, frames, checked=not target.inspect)
@@ -175,12 +186,10 @@ class Router:
         for subscriber in route.local:
             matched += 1
             subscriber.take(message)
-        if durable is not None:
-            return self._publish_durably(durable, frames, matched)
         return matched
 
     def _share(self, group: SharedGroup[SessionState], message: Message, frames: Frames) -> None:
-        deliver = self._deliver
+        deliver = self.deliver
         member = deliver.choose(group, message.topic)
         if member is None:
             if message.qos:
@@ -212,7 +221,7 @@ class Router:
             stored = Delivery(
                 delivery.message, delivery.qos, delivery.retain, delivery.subscription_identifiers, None, sequence
             )
-            self._deliver.offer(state, stored, frames, checked=False)
+            self.deliver.offer(state, stored, frames, checked=False)
         return matched
 
     # ---- routes ----
@@ -244,7 +253,7 @@ class Router:
 
     def _add_target(self, route: Route, topic: str, state: SessionState, subscriptions: list[Subscription]) -> None:
         conn = state.connection
-        verdict = Verdict.PASS if conn is None else self._deliver.plan(conn, topic)
+        verdict = Verdict.PASS if conn is None else self.deliver.plan(conn, topic)
         if verdict is Verdict.DENY:
             return
         target = Target(
@@ -256,6 +265,8 @@ class Router:
             verdict is Verdict.INSPECT,
         )
         route.targets.append(target)
+        if state.durable:
+            route.durable = True
         if conn is None:
             return
         aliased = conn.sending_aliases.maximum > 0 and len(topic) >= self._limits.topic_alias_out_bytes_min
@@ -314,7 +325,7 @@ class Router:
         for subscription in retained:
             self._send_retained(state, subscription)
         if state.groups or retained:
-            self._deliver.pump(state)
+            self.deliver.pump(state)
 
     def _subscribe_one(
         self,
@@ -400,4 +411,4 @@ class Router:
             self.invalidate(subscription.filter)
         state.subscriptions.clear()
         state.groups.clear()
-        self._deliver.give_back(state)
+        self.deliver.give_back(state)

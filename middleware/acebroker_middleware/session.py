@@ -253,6 +253,7 @@ class Session:
             conn.packet_bytes_max = properties.maximum_packet_size
             conn.problem_information = properties.request_problem_information != 0
             conn.sending_aliases = SendingAliases(min(properties.topic_alias_maximum or 0, limits.topic_alias_out_max))
+            conn.plain = conn.packet_bytes_max is None and not conn.sending_aliases.maximum
         connack = Connack(present, 0, self._connack_properties(conn, connect, asked))
         conn.protocol.sent(connack)
         conn.send(connack)

@@ -78,14 +78,17 @@ class Frames:
     between the topic and the properties; at QoS 0 the frame is the two joined.
     """
 
-    __slots__ = ("_cache", "_now", "_properties", "_topic", "message")
+    __slots__ = ("_cache", "_now", "_properties", "message")
 
     def __init__(self, message: Message, now: float) -> None:
         self.message = message
         self._now = now
-        self._topic = message.topic.encode()
         self._properties: bytes | None = None
         self._cache: dict[int, Any] = {}
+
+    def adopt(self, v5: bool, first_octet: int, before: bytes, after: bytes) -> None:
+        """Take an encoding that is there already: the halves of a frame that was received."""
+        self._cache[first_octet << 1 | v5] = (before, after)
 
     def properties(self) -> bytes:
         """The encoded properties with their length, MQTT 5."""
@@ -98,20 +101,20 @@ class Frames:
         key = first_octet << 1 | v5
         found: tuple[bytes, bytes] | None = self._cache.get(key)
         if found is None:
-            found = publish_halves(first_octet, self._topic, self.message.payload, self.properties() if v5 else b"")
-            self._cache[key] = found
+            found = self._cache[key] = self._encode(v5, first_octet)
         return found
+
+    def _encode(self, v5: bool, first_octet: int) -> tuple[bytes, bytes]:
+        message = self.message
+        return publish_halves(first_octet, message.topic.encode(), message.payload, self.properties() if v5 else b"")
 
     def frame(self, v5: bool, first_octet: int) -> bytes:
         """The whole frame, for QoS 0."""
         key = first_octet << 1 | v5
         found: bytes | None = self._cache.get(key)
         if found is None:
-            before, after = publish_halves(
-                first_octet, self._topic, self.message.payload, self.properties() if v5 else b""
-            )
-            found = before + after
-            self._cache[key] = found
+            before, after = self._encode(v5, first_octet)
+            found = self._cache[key] = before + after
         return found
 
     def with_properties(
