@@ -206,9 +206,10 @@ def _connect(_first_octet: int, data: bytes, pos: int, end: int, _version: Proto
     level, pos = read_byte(data, pos, end)
     version = _VERSIONS.get((name, level))
     if version is None:
-        raise UnsupportedProtocolVersion(f"protocol name {name[:8]!r}, level {level}")
+        name_known = any(name == known for known, _ in _VERSIONS)
+        raise UnsupportedProtocolVersion(f"protocol name {name[:8]!r}, level {level}", name_known=name_known)
     flags, pos = read_byte(data, pos, end)
-    if flags & 0x01:
+    if flags & 0x01 and version is not ProtocolVersion.MQTT_3_1:  # "not used" there, and not to be looked at
         raise MalformedPacket("the reserved Connect Flag is set")
     has_will = flags & 0x04
     will_qos = flags >> 3 & 3

@@ -129,9 +129,16 @@ class ProtocolViolation(MqttError):
 
 
 class UnsupportedProtocolVersion(MqttError):
-    """Protocol Name or Version of a CONNECT that is not spoken here [MQTT-3.1.2-1], [MQTT-3.1.2-2]."""
+    """Protocol Name or Version of a CONNECT that is not spoken here [MQTT-3.1.2-1], [MQTT-3.1.2-2].
+
+    `name_known`: it is MQTT, of another level; who speaks another protocol is not answered in ours.
+    """
 
     default_reason_code = ReasonCode.UNSUPPORTED_PROTOCOL_VERSION
+
+    def __init__(self, detail: str = "", *, name_known: bool = True) -> None:
+        super().__init__(detail)
+        self.name_known = name_known
 
 
 class PacketTooLarge(MqttError):

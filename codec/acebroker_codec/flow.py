@@ -143,7 +143,9 @@ class InflightWindow(Generic[T]):
             self.qos_2.discard(identifier)
             self.released[identifier] = None
         elif outcome is Outcome.VIOLATION:
-            raise ProtocolViolation(f"{ack.name} for packet identifier {identifier} in state {self.state(identifier).name}")
+            raise ProtocolViolation(
+                f"{ack.name} for packet identifier {identifier} in state {self.state(identifier).name}"
+            )
         return outcome, entry
 
     def forget(self, identifier: int) -> T | None:
