@@ -25,13 +25,15 @@ from acebroker_codec import packets
 from acebroker_codec.decoder import Decoder
 from acebroker_codec.encoder import encode
 from acebroker_codec.errors import MqttError
+from acebroker_middleware.state.ports import Store
 from trio_acebroker import Broker, BrokerConfig
-from trio_acebroker.config import Authentication
+from trio_acebroker.config import Authentication, Listener
 
 __all__ = [
     "RECEIVE_SECONDS",
     "ByteStream",
     "WireClient",
+    "broker_over_tcp",
     "broker_running",
     "connected",
     "make",
@@ -102,15 +104,36 @@ def run_in_virtual_time(
 
 
 @contextlib.asynccontextmanager
-async def broker_running(**overrides: Any) -> AsyncIterator[Broker]:
+async def broker_running(
+    *, stages: Sequence[Any] = (), store: Store | None = None, flow_cache: bool = True, **overrides: Any
+) -> AsyncIterator[Broker]:
     """Serve a broker inside the block, and cancel it at its end.
 
-    Arguments: fields of `BrokerConfig`; without any, no sockets and anonymous clients allowed.
+    Arguments: those of `Broker`, and fields of `BrokerConfig`; without any, no sockets and anonymous clients allowed.
     """
-    broker = Broker(BrokerConfig(**{"listeners": (), "authentication": Authentication(anonymous=True), **overrides}))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(broker.serve)
+    async with _serving(stages, store, flow_cache, {"listeners": (), **overrides}) as (broker, _):
         yield broker
+
+
+@contextlib.asynccontextmanager
+async def broker_over_tcp(
+    *, stages: Sequence[Any] = (), store: Store | None = None, flow_cache: bool = True, **overrides: Any
+) -> AsyncIterator[tuple[Broker, tuple[str, int]]]:
+    """The same on a free TCP port of 127.0.0.1; gives the broker and its address. Not for virtual time."""
+    config = {"listeners": (Listener(port=0),), **overrides}
+    async with _serving(stages, store, flow_cache, config) as (broker, addresses):
+        yield broker, addresses[0]
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    stages: Sequence[Any], store: Store | None, flow_cache: bool, config: dict[str, Any]
+) -> AsyncIterator[tuple[Broker, list[tuple[str, int]]]]:
+    made = BrokerConfig(**{"authentication": Authentication(anonymous=True), **config})
+    broker = Broker(made, stages=stages, store=store, flow_cache=flow_cache)
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(broker.serve)
+        yield broker, addresses
         nursery.cancel_scope.cancel()
 
 
@@ -146,6 +169,13 @@ class WireClient:
     async def open_tcp(cls, host: str, port: int, version: int = 5) -> WireClient:
         """A connection over TCP; nothing is sent yet. Not for virtual time: sockets do not wait for it."""
         return cls(await trio.open_tcp_stream(host, port), version)
+
+    async def __aenter__(self) -> WireClient:
+        """For connections over sockets, which have to be closed."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     # ---- octets and packets ----
 
