@@ -16,7 +16,6 @@ from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.flow import ReceivingAliases, SendingAliases
 from acebroker_codec.packets import (
     Auth,
-    Disconnect,
     Packet,
     PacketType,
     ProtocolVersion,
@@ -235,14 +234,15 @@ class Connection:
             self.dirty = True
             self.round.dirty.append(self)
 
-    def send(self, packet: Packet) -> None:
-        """Encode a packet and queue it. Over the client's Maximum Packet Size it is left out [MQTT-3.1.2-25]."""
+    def send(self, packet: Packet) -> bool:
+        """Encode and queue a packet; False, and nothing sent, over the client's Maximum Packet Size [MQTT-3.1.2-25]."""
         frame = encode(packet, self.version)
         if self.packet_bytes_max is not None and len(frame) > self.packet_bytes_max:
             self.round.counters.dropped_too_large += 1
-            return
+            return False
         self.round.counters.packets_sent += 1
         self.write(frame)
+        return True
 
     def forget_flows(self) -> None:
         """Everything decided for this connection is void (its rights changed)."""
@@ -290,11 +290,6 @@ class Connection:
             self.ack_queue.puback.fill(packet.packet_identifier, reason_code)
         elif packet.qos == 2:
             self.ack_queue.pubrec.fill(packet.packet_identifier, reason_code)
-
-    def disconnect(self, error: MqttError) -> None:
-        """Queue the DISCONNECT that tells an MQTT 5 client why it is cut [MQTT-3.14.0-1]."""
-        if self.v5 and self.connected:
-            self.send(Disconnect(error.reason_code))
 
 
 def _no_end(error: MqttError) -> None:

@@ -84,6 +84,8 @@ class Decode:
         if packet.version not in conn.protocol_versions:
             raise UnsupportedProtocolVersion(f"the listener does not take protocol version {int(packet.version)}")
         conn.ack_queue = AckQueue(packet.version, conn.write)
+        conn.packet_bytes_max = packet.properties.maximum_packet_size
+        conn.problem_information = packet.properties.request_problem_information != 0
 
     def _admit_publish(self, conn: Connection, packet: Publish) -> Publish:
         properties = packet.properties

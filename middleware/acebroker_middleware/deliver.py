@@ -269,14 +269,14 @@ class Deliver:
             elif state.durable:
                 self._store.settle([Settle(state.client_identifier, state.epoch, "comp", identifier)])
         elif outcome is Outcome.RELEASE:
-            if delivery is not None and delivery.sequence:
+            if delivery is not None and delivery.sequence and state.durable:
                 self._store.settle([Settle(state.client_identifier, state.epoch, "rec", delivery.sequence, identifier)])
             conn.send(Pubrel(identifier))
         elif outcome is Outcome.RELEASE_UNKNOWN:
             conn.send(Pubrel(identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if conn.v5 else 0))
 
     def _settle(self, state: SessionState, delivery: Delivery) -> None:
-        if delivery.sequence:
+        if delivery.sequence and state.durable:
             self._store.settle([Settle(state.client_identifier, state.epoch, "ack", delivery.sequence)])
 
     # ---- shared subscriptions ----

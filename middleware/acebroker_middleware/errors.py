@@ -79,10 +79,9 @@ class StageFailure(MqttError):
 
 
 class ClientDisconnected(MqttError):
-    """DISCONNECT from the client (3.14): an orderly end. `with_will`: it asked for its Will (0x04)."""
+    """DISCONNECT from the client (3.14): an orderly end, with the reason code that it gave."""
 
     default_reason_code = ReasonCode.NORMAL_DISCONNECTION
 
-    def __init__(self, with_will: bool, reason_code: ReasonCode = ReasonCode.NORMAL_DISCONNECTION) -> None:
+    def __init__(self, reason_code: ReasonCode = ReasonCode.NORMAL_DISCONNECTION) -> None:
         super().__init__("disconnected by the client", reason_code)
-        self.with_will = with_will

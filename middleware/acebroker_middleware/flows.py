@@ -48,7 +48,9 @@ class Target(Struct, frozen=True, gc=False):
     """One session that a Route leads to, its overlapping subscriptions merged [MQTT-3.3.4-2].
 
     `qos` is the highest granted; `identifiers` are all Subscription Identifiers [MQTT-3.3.4-3..5].
-    `inspect`: a deliver stage wants to see each message for this session.
+    `no_local`: some subscription has No Local set; then `own` is what the others make of a message that this
+    very client published, None where there are no others [MQTT-3.8.3-3]. `inspect`: a deliver stage wants
+    to see each message for this session.
     """
 
     session: SessionState
@@ -57,6 +59,7 @@ class Target(Struct, frozen=True, gc=False):
     retain_as_published: bool = False
     identifiers: tuple[int, ...] = ()
     inspect: bool = False
+    own: Target | None = None
 
 
 class LocalSubscriber:

@@ -161,7 +161,9 @@ class Router:
         for target in route.targets:
             state = target.session
             if target.no_local and state.client_identifier == message.publisher:
-                continue  # [MQTT-3.8.3-3]
+                if target.own is None:
+                    continue  # [MQTT-3.8.3-3]
+                target = target.own
             matched += 1
             qos = message.qos if message.qos < target.qos else target.qos
             retain = message.retain and target.retain_as_published
@@ -256,14 +258,10 @@ class Router:
         verdict = Verdict.PASS if conn is None else self.deliver.plan(conn, topic)
         if verdict is Verdict.DENY:
             return
-        target = Target(
-            state,
-            max(s.qos for s in subscriptions),
-            all(s.no_local for s in subscriptions),
-            any(s.retain_as_published for s in subscriptions),
-            tuple(s.identifier for s in subscriptions if s.identifier),
-            verdict is Verdict.INSPECT,
-        )
+        inspected = verdict is Verdict.INSPECT
+        others = [s for s in subscriptions if not s.no_local]
+        own = None if len(others) == len(subscriptions) or not others else _target(state, others, inspected, None)
+        target = _target(state, subscriptions, inspected, own)
         route.targets.append(target)
         if state.durable:
             route.durable = True
@@ -412,3 +410,15 @@ class Router:
         state.subscriptions.clear()
         state.groups.clear()
         self.deliver.give_back(state)
+
+
+def _target(state: SessionState, subscriptions: list[Subscription], inspected: bool, own: Target | None) -> Target:
+    return Target(
+        state,
+        max(s.qos for s in subscriptions),
+        any(s.no_local for s in subscriptions),
+        any(s.retain_as_published for s in subscriptions),
+        tuple(s.identifier for s in subscriptions if s.identifier),
+        inspected,
+        own,
+    )

@@ -160,10 +160,9 @@ class Session:
             if interval and not state.expiry_interval:
                 raise ProtocolViolation("DISCONNECT sets a Session Expiry Interval where CONNECT had none")
             state.expiry_interval = min(interval, self._limits.session_expiry_seconds_max)
-        with_will = packet.reason_code == ReasonCode.DISCONNECT_WITH_WILL_MESSAGE
-        if not with_will:
+        if packet.reason_code == ReasonCode.NORMAL_DISCONNECTION:
             state.will = None  # [MQTT-3.14.4-3]
-        raise ClientDisconnected(with_will, ReasonCode(packet.reason_code))
+        raise ClientDisconnected(ReasonCode(packet.reason_code))
 
     # ---- CONNECT ----
 
@@ -250,8 +249,6 @@ class Session:
         if conn.v5:
             conn.send_max = min(properties.receive_maximum or 65_535, limits.in_flight_max)
             conn.receive_max = limits.receive_max
-            conn.packet_bytes_max = properties.maximum_packet_size
-            conn.problem_information = properties.request_problem_information != 0
             conn.sending_aliases = SendingAliases(min(properties.topic_alias_maximum or 0, limits.topic_alias_out_max))
             conn.plain = conn.packet_bytes_max is None and not conn.sending_aliases.maximum
         connack = Connack(present, 0, self._connack_properties(conn, connect, asked))

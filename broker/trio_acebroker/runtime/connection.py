@@ -20,6 +20,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec.structs import replace
 
 from acebroker_codec.errors import (
     MalformedPacket,
@@ -29,12 +30,7 @@ from acebroker_codec.errors import (
     UnsupportedProtocolVersion,
     connect_return_code,
 )
-from acebroker_codec.packets import (
-    Connack,
-    ConnackProperties,
-    Disconnect,
-    DisconnectProperties,
-)
+from acebroker_codec.packets import Connack, Disconnect
 from acebroker_codec.protocol import State
 from acebroker_middleware.connection import CloseReason, Connection
 from acebroker_middleware.errors import ClientDisconnected, KeepAliveTimeout, StageFailure
@@ -209,27 +205,30 @@ class ConnectionTask:
         conn = self.conn
         if error is None or isinstance(error, ClientDisconnected) or conn.closed:
             return
-        reason_string = (
-            error.detail if isinstance(error, MalformedPacket | ProtocolViolation | PacketTooLarge) else None
-        )
         if conn.connected:
             if conn.v5:
-                packet = Disconnect(error.reason_code)
-                if reason_string and conn.problem_information:
-                    packet = Disconnect(error.reason_code, DisconnectProperties(reason_string=reason_string))
-                conn.send(packet)
+                self._say(Disconnect(error.reason_code), error)
             return
-        if conn.protocol.state not in (State.AWAITING_CONNACK, State.AUTHENTICATING) and not isinstance(
-            error, UnsupportedProtocolVersion
-        ):
+        if isinstance(error, UnsupportedProtocolVersion):
+            if not error.name_known:
+                return
+        elif conn.protocol.state not in (State.AWAITING_CONNACK, State.AUTHENTICATING):
             return
         if conn.v5:
-            properties = ConnackProperties(reason_string=reason_string) if reason_string else ConnackProperties()
-            conn.send(Connack(False, error.reason_code, properties))
+            self._say(Connack(False, error.reason_code), error)
             return
         return_code = connect_return_code(error.reason_code)
         if return_code is not None:
             conn.send(Connack(False, return_code))
+
+    def _say(self, packet: Connack | Disconnect, error: MqttError) -> None:
+        """Send the packet with a Reason String about what the client itself sent, where there is room for one."""
+        conn = self.conn
+        if error.detail and isinstance(error, MalformedPacket | ProtocolViolation | PacketTooLarge):
+            properties = replace(packet.properties, reason_string=error.detail)
+            if conn.problem_information and conn.send(replace(packet, properties=properties)):
+                return
+        conn.send(packet)
 
     async def _close(self) -> None:
         for stage in self.broker.lifecycle:

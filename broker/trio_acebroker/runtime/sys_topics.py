@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import trio
 
 from acebroker_middleware.state.message import Message
+from acebroker_middleware.state.retained import RetainedFull
 
 if TYPE_CHECKING:
     from trio_acebroker.runtime.broker import Broker
@@ -48,7 +50,8 @@ async def publish_sys_topics(broker: Broker, version: str, interval_seconds: flo
             if last.get(topic) != value:
                 last[topic] = value
                 message = Message(topic, value.encode(), 0, True)
-                broker.router.retain(message)
+                with contextlib.suppress(RetainedFull):  # clients have taken the room: it is published all the same
+                    broker.router.retain(message)
                 broker.router.publish(message)
         broker.delivery.flush()
         await trio.sleep(interval_seconds)
