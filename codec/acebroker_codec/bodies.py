@@ -201,13 +201,16 @@ def decode_ack(first_octet: int, data: bytes, start: int, end: int, version: Pro
     return packet_class(packet_identifier, reason_code, properties)
 
 
+#: what names the protocol from MQTT 3.1.1 on
+_VERSION_NAME: Final = b"MQTT"
+
+
 def _connect(_first_octet: int, data: bytes, pos: int, end: int, _version: ProtocolVersion) -> Connect:
     name, pos = read_binary_data(data, pos, end)
     level, pos = read_byte(data, pos, end)
     version = _VERSIONS.get((name, level))
     if version is None:
-        name_known = any(name == known for known, _ in _VERSIONS)
-        raise UnsupportedProtocolVersion(f"protocol name {name[:8]!r}, level {level}", name_known=name_known)
+        raise UnsupportedProtocolVersion(f"protocol name {name[:8]!r}, level {level}", name_known=name == _VERSION_NAME)
     flags, pos = read_byte(data, pos, end)
     if flags & 0x01 and version is not ProtocolVersion.MQTT_3_1:  # "not used" there, and not to be looked at
         raise MalformedPacket("the reserved Connect Flag is set")

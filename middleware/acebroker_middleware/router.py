@@ -113,11 +113,13 @@ class Router:
         message = message_of(packet, conn.client_identifier, self._round.clock.now)
         if packet.retain:
             try:
-                self.retain(message)
+                kept = self.keep(message)
             except RetainedFull as error:
                 self._counters.retained_refused += 1
                 self._refuse_retained(conn, packet, error)
                 return None
+            matched = self.publish(message)
+            return then(kept, lambda _: matched) if inspect.isawaitable(kept) else matched
         return self.publish(message)
 
     def _refuse_retained(self, conn: Connection, packet: Publish, error: RetainedFull) -> None:
@@ -128,12 +130,17 @@ class Router:
 
     # ---- messages ----
 
-    def retain(self, message: Message) -> None:
-        """Keep a message of RETAIN 1 for its topic, or forget it where the payload is empty. Raises RetainedFull."""
+    def keep(self, message: Message) -> Maybe[None]:
+        """Retain a message of RETAIN 1, here and in the store, or forget its topic where the payload is empty.
+
+        Raises RetainedFull. An awaitable tells when it is durable.
+        """
         if message.payload:
             self.retained.put(message)
-        else:
-            self.retained.remove(message.topic)  # [MQTT-3.3.1-6], [MQTT-3.3.1-7]
+            return self._store.retain((message,), ())
+        if self.retained.remove(message.topic):  # [MQTT-3.3.1-6], [MQTT-3.3.1-7]
+            return self._store.retain((), (message.topic,))
+        return None
 
     def publish(self, message: Message) -> Maybe[int]:
         """Fan a message out; gives how many subscribers were found, once it is durable where it has to be."""

@@ -134,6 +134,10 @@ class Session:
         state = self._state(conn)
         identifier = packet.packet_identifier
         if identifier not in state.inbound:  # else a resend: answered as the first was [MQTT-4.3.3-10]
+            if packet.retain and not self._router.retained.admits(packet.topic, len(packet.payload)):
+                self._round.counters.retained_refused += 1
+                conn.refuse(packet, ReasonCode.QUOTA_EXCEEDED, "limit: retained messages")
+                return
             state.inbound[identifier] = packet
             if state.durable:
                 step = Settle(state.client_identifier, state.epoch, "inbound", identifier, publish=packet)
@@ -352,7 +356,7 @@ class Session:
             message = replace(message, expires_at=self._round.clock.now + interval)
         if message.retain:
             try:
-                self._router.retain(message)
+                self._router.keep(message)
             except RetainedFull:
                 self._round.counters.retained_refused += 1
         self._router.publish(message)

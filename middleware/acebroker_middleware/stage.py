@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from acebroker_codec.errors import MqttError
 from acebroker_codec.packets import Packet, PacketType
 from acebroker_middleware.connection import CloseReason, Connection
+from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.state.message import Message
 from acebroker_middleware.state.ports import Maybe
@@ -120,8 +121,8 @@ class PerPacket:
                 continue
             try:
                 result = self._function(conn, packet)
-            except MqttError as error:
-                out.append(error)
+            except Exception as error:
+                out.append(self._ending(error))
                 return out
             if inspect.isawaitable(result):
                 return self._rest(conn, out, result, batch[index + 1 :])
@@ -129,11 +130,19 @@ class PerPacket:
                 out.append(result)
         return out
 
+    def _ending(self, error: Exception) -> MqttError:
+        """What goes into the batch in place of the packet, so that everything before it is still handled."""
+        if isinstance(error, MqttError):
+            return error
+        failure = StageFailure(f"stage {self.name} failed")
+        failure.__cause__ = error
+        return failure
+
     async def _rest(self, conn: Connection, out: Batch, result: Awaitable[Any], rest: Batch) -> Batch:
         try:
             packet = await result
-        except MqttError as error:
-            return [*out, error]
+        except Exception as error:
+            return [*out, self._ending(error)]
         if packet is not None:
             out.append(packet)
         following = self.on_batch(conn, rest)

@@ -13,6 +13,7 @@ queued octets leave within `drain_seconds_max`, and leaves nothing behind. Sessi
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -145,7 +146,7 @@ class Broker:
                 stack.callback(tcp.close)
             self.clock.stamp_wall()
             self.started = self.clock.now
-            self._load()
+            await self._load()
             finished = trio.Event()
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._host, finished)
@@ -174,11 +175,14 @@ class Broker:
             raise
         return opened
 
-    def _load(self) -> None:
+    async def _load(self) -> None:
         """Take over what an earlier broker left in the store."""
-        while self.store.sweep(self.clock.wall, SWEEP_SESSIONS_MAX):
-            pass
-        for message in self.store.retained():  # type: ignore[union-attr]
+        while True:
+            swept = self.store.sweep(self.clock.wall, SWEEP_SESSIONS_MAX)
+            if not (await swept if inspect.isawaitable(swept) else swept):
+                break
+        kept = self.store.retained()
+        for message in await kept if inspect.isawaitable(kept) else kept:
             self.router.retained.put(message)
 
     async def _host(self, finished: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -317,15 +321,15 @@ class Broker:
         interval = properties.message_expiry_interval
         expires_at = None if interval is None else self.clock.now + interval
         message = Message(topic, payload, qos, retain, properties, expires_at)
-        if retain:
-            self.router.retain(message)
+        kept = self.router.keep(message) if retain else None
         matched = self.router.publish(message)
         self.delivery.flush()
-        if isinstance(matched, int):
-            return matched
-        found = await matched
-        self.delivery.flush()
-        return found
+        if kept is not None:
+            await kept
+        if not isinstance(matched, int):
+            matched = await matched
+            self.delivery.flush()
+        return matched
 
     @asynccontextmanager
     async def subscribe(

@@ -51,7 +51,7 @@ async def publish_sys_topics(broker: Broker, version: str, interval_seconds: flo
                 last[topic] = value
                 message = Message(topic, value.encode(), 0, True)
                 with contextlib.suppress(RetainedFull):  # clients have taken the room: it is published all the same
-                    broker.router.retain(message)
+                    broker.router.retained.put(message)
                 broker.router.publish(message)
         broker.delivery.flush()
         await trio.sleep(interval_seconds)

@@ -57,11 +57,9 @@ class RetainedMessages:
         An empty payload is not stored: call `remove` for it [MQTT-3.3.1-6], [MQTT-3.3.1-7].
         """
         levels = message.topic.split("/")
-        old = self.get(message.topic)
-        count = self._count + (old is None)
-        octets = self._octets + _octets(message) - (0 if old is None else _octets(old))
-        if count > self._messages_max or (octets > self._octets_max and octets > self._octets):
+        if not self.admits(message.topic, len(message.payload)):
             raise RetainedFull("the store of retained messages is full")
+        old = self.get(message.topic)
         node = self._root
         for level in levels:
             below = node.below.get(level)
@@ -69,8 +67,16 @@ class RetainedMessages:
                 below = node.below[level] = _Level()
             node = below
         node.message = message
-        self._count = count
-        self._octets = octets
+        self._count += old is None
+        self._octets += _octets(message) - (0 if old is None else _octets(old))
+
+    def admits(self, topic: str, payload_bytes: int) -> bool:
+        """Whether `put` would take a message of so many octets on this topic now."""
+        old = self.get(topic)
+        octets = len(topic) + payload_bytes + OVERHEAD_BYTES - (0 if old is None else _octets(old))
+        if self._count + (old is None) > self._messages_max:
+            return False
+        return octets <= 0 or self._octets + octets <= self._octets_max
 
     def get(self, topic: str) -> Message | None:
         """The message stored for exactly this topic, expired or not."""
