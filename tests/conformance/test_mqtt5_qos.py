@@ -10,11 +10,14 @@ from acebroker_middleware.state.bounds import Limits
 from tests.conformance.statements import mqtt5
 from tests.harness import WireClient, broker_running, connected, make
 from trio_acebroker import Broker
+from trio_acebroker.config import SysTopics
 
 PACKET_IDENTIFIER_NOT_FOUND = 0x92
 QUOTA_EXCEEDED = 0x97
 RECEIVED_CODES = {0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99}
 RELEASED_CODES = {0x00, 0x92}
+#: where the number of retained messages is the point
+NO_SYS_TOPICS = SysTopics(interval_seconds=0)
 
 
 def publication(payload: bytes, qos: int, identifier: int, **fields: object) -> Publish:
@@ -96,7 +99,7 @@ async def test_qos_2_is_passed_on_exactly_once_across_a_reconnect(broker: Broker
 
 @mqtt5("MQTT-4.3.3-9")
 async def test_after_an_error_pubrec_the_identifier_is_free() -> None:
-    async with broker_running(limits=Limits(retained_messages_max=1)) as broker:
+    async with broker_running(limits=Limits(retained_messages_max=1), sys_topics=NO_SYS_TOPICS) as broker:
         subscriber = await connected(broker, "subscriber")
         await subscriber.subscribe("new", qos=2)
         publisher = await connected(broker, "publisher")
@@ -141,7 +144,7 @@ async def test_pubrec_of_an_unknown_identifier_is_answered(broker: Broker) -> No
 @mqtt5("MQTT-3.4.2-1", "MQTT-3.5.2-1", "MQTT-3.7.2-1")
 async def test_acknowledgement_codes_are_those_of_their_tables() -> None:
     """With and without a subscriber, and where a quota refuses."""
-    async with broker_running(limits=Limits(retained_messages_max=1)) as broker:
+    async with broker_running(limits=Limits(retained_messages_max=1), sys_topics=NO_SYS_TOPICS) as broker:
         subscriber = await connected(broker, "subscriber")
         await subscriber.subscribe("heard")
         client = await connected(broker, "sender")
@@ -159,7 +162,7 @@ async def test_acknowledgement_codes_are_those_of_their_tables() -> None:
 )
 async def test_acknowledgements_fit_the_maximum_packet_size() -> None:
     """Refusals are where a Reason String would stand. The limit is what CONNACK needs, then just above an ack."""
-    async with broker_running(limits=Limits(retained_messages_max=0)) as broker:
+    async with broker_running(limits=Limits(retained_messages_max=0), sys_topics=NO_SYS_TOPICS) as broker:
         probe = await connected(broker, "client", maximum_packet_size=1_000)
         limit = len(probe.octets_received)
         client = await connected(broker, "client", maximum_packet_size=limit)

@@ -29,6 +29,7 @@ from acebroker_codec.packets import (
     Suback,
     Unsuback,
 )
+from acebroker_middleware.state.bounds import Limits
 from tests.harness import WireClient, broker_running, connected
 from trio_acebroker import Broker
 from trio_acebroker.config import Authorization
@@ -129,9 +130,10 @@ async def differences(broker: Broker, group: str) -> list[str]:
 
 @pytest.mark.parametrize("group", GROUPS)
 async def test_exchanges(tmp_path: Path, group: str) -> None:
-    """All rows of a group; `$SYS/` may be read, as it may at the broker that the rows come from."""
+    """All rows of a group, with the rights and the Topic Alias Maximum of the broker that the rows come from."""
     acl_file = tmp_path / "acl"
-    acl_file.write_text("topic readwrite #\ntopic read $SYS/#\n")
-    async with broker_running(authorization=Authorization(acl_file=str(acl_file))) as broker:
+    acl_file.write_text("topic readwrite #\ntopic read $SYS/#\ntopic write $SYS/broker/connection/+/state\n")
+    authorization = Authorization(acl_file=str(acl_file))
+    async with broker_running(authorization=authorization, limits=Limits(topic_alias_max=10)) as broker:
         wrong = await differences(broker, group)
     assert not wrong, "\n".join(wrong)
