@@ -8,6 +8,7 @@ for a configuration, 1 for an address that cannot be listened on.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from pathlib import Path
@@ -68,6 +69,8 @@ async def run(broker: Broker, config: BrokerConfig) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             announce(config, broker, await nursery.start(broker.serve))
+            gc.collect()
+            gc.freeze()  # what start-up made stays: the collector need not look at it again
             async for number in signals:
                 logger.info("stopping: %s", signal.Signals(number).name)
                 nursery.cancel_scope.cancel()

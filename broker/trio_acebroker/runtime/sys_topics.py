@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import trio
 
 from acebroker_middleware.state.message import Message
-from acebroker_middleware.state.retained import RetainedFull
 
 if TYPE_CHECKING:
     from trio_acebroker.runtime.broker import Broker
@@ -50,8 +48,7 @@ async def publish_sys_topics(broker: Broker, version: str, interval_seconds: flo
             if last.get(topic) != value:
                 last[topic] = value
                 message = Message(topic, value.encode(), 0, True)
-                with contextlib.suppress(RetainedFull):  # clients have taken the room: it is published all the same
-                    broker.router.retained.put(message)
+                broker.router.retained.put_own(message)
                 broker.router.publish(message)
         broker.delivery.flush()
         await trio.sleep(interval_seconds)

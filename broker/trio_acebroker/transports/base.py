@@ -6,6 +6,7 @@ is possible over every transport, TLS included, and a shell of any kind can driv
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 __all__ = ["ByteStream"]
@@ -35,11 +36,11 @@ class ByteStream(Protocol):
         """Hand over octets; gives how many were taken. Raises BlockingIOError for none, OSError when it broke."""
         ...
 
-    async def wait_readable(self) -> None:
+    def wait_readable(self) -> Awaitable[None]:
         """Return when `receive_nowait` would not raise BlockingIOError. Raises OSError or ClosedResourceError."""
         ...
 
-    async def wait_writable(self) -> None:
+    def wait_writable(self) -> Awaitable[None]:
         """Return when `send_nowait` would take something."""
         ...
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import trio
@@ -24,7 +25,7 @@ _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 class TcpStream:
     """A ByteStream over a connected socket, which it owns."""
 
-    __slots__ = ("_sock", "peer", "peer_host", "receive_nowait", "send_nowait")
+    __slots__ = ("_sock", "peer", "peer_host", "receive_nowait", "send_nowait", "wait_readable", "wait_writable")
 
     def __init__(self, sock: socket.socket, address: tuple[str, int]) -> None:
         self._sock = sock
@@ -33,14 +34,8 @@ class TcpStream:
         # the socket's own methods: one call less for every read and write
         self.receive_nowait = sock.recv
         self.send_nowait = sock.send
-
-    async def wait_readable(self) -> None:
-        """See the port."""
-        await trio.lowlevel.wait_readable(self._sock)
-
-    async def wait_writable(self) -> None:
-        """See the port."""
-        await trio.lowlevel.wait_writable(self._sock)
+        self.wait_readable = partial(trio.lowlevel.wait_readable, sock.fileno())
+        self.wait_writable = partial(trio.lowlevel.wait_writable, sock.fileno())
 
     def close(self) -> None:
         """See the port. What the client still sends is read away first: no reset may overtake our last octets."""

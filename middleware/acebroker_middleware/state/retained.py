@@ -70,13 +70,20 @@ class RetainedMessages:
         self._count += old is None
         self._octets += _octets(message) - (0 if old is None else _octets(old))
 
+    def put_own(self, message: Message) -> None:
+        """Store a message of the broker itself, in room that is added for it: clients lose none."""
+        old = self.get(message.topic)
+        self._messages_max += old is None
+        self._octets_max += _octets(message) - (0 if old is None else _octets(old))
+        self.put(message)
+
     def admits(self, topic: str, payload_bytes: int) -> bool:
         """Whether `put` would take a message of so many octets on this topic now."""
         old = self.get(topic)
         octets = len(topic) + payload_bytes + OVERHEAD_BYTES - (0 if old is None else _octets(old))
         if self._count + (old is None) > self._messages_max:
             return False
-        return octets <= 0 or self._octets + octets <= self._octets_max
+        return octets <= 0 or self._octets + octets <= self._octets_max  # what shrinks is always taken
 
     def get(self, topic: str) -> Message | None:
         """The message stored for exactly this topic, expired or not."""
