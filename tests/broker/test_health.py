@@ -91,7 +91,7 @@ def test_a_peer_that_is_silent() -> None:
 def test_the_time_is_for_the_whole_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that drips octets gets what remains of it, not all of it for each octet."""
     began = time.monotonic()
-    readings = iter([0.0, 59.8])
+    readings = iter([0.0, 0.0, 59.8])
     monkeypatch.setattr("trio_acebroker.cli.health.time", SimpleNamespace(monotonic=lambda: next(readings, 60.1)))
     with peer(b"\x20", silent=True) as (port, _), pytest.raises(NotAlive, match="no answer within 60 s"):
         ask("127.0.0.1", port, 60)
