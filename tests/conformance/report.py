@@ -84,7 +84,8 @@ def report(coverage: Coverage) -> tuple[list[str], list[str]]:
         for row in listed:
             key = (version, row.id)
             if not coverage.covered(key) and key not in excused:
-                lines.append(f"  not covered: {row.id} ({row.role}) {row.text}")
+                why = "its tests do not pass" if coverage.tests.get(key) else "no test"
+                lines.append(f"  not covered ({why}): {row.id} ({row.role}) {row.text}")
                 if row.role in ("server", "both") and row.numbered:
                     wrong.append(f"neither covered nor excused: {row.id} of version {version}")
             if key in excused and coverage.tests.get(key):
