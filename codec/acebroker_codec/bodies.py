@@ -9,9 +9,9 @@ of the standard demand is checked, and nothing may be left over. What is wrong e
     ProtocolViolation            a form that is right, with what must not be in it       0x82 or the code named for it
     UnsupportedProtocolVersion   CONNECT of another protocol name or level               0x84
 
-Lenient for MQTT 3.1 only: the DUP flag of PUBREL, SUBSCRIBE and UNSUBSCRIBE is ignored, and User Name
-and Password may be missing at the end of CONNECT though their flags are set (its text, 2.1 and 3.1);
-a Client Identifier of more than 23 characters is taken, as others do.
+Lenient for MQTT 3.1 only: the DUP flag of PUBREL, SUBSCRIBE and UNSUBSCRIBE and bit 0 of the Connect
+Flags are ignored, and User Name and Password may be missing at the end of CONNECT though their flags
+are set (its text, 2.1 and 3.1); a Client Identifier of more than 23 characters is taken, as others do.
 
 Statements: see tests/codec/test_conformance_v5.py and test_conformance_v311.py. Not here: who may
 send what (`decoder`, `directions`), in which order (`protocol`), and what a broker allows: an empty

@@ -239,7 +239,7 @@ def read_connect(body: Octets, _flags: int, _version: int, _sender: str, _kind: 
         bits[6] == "1",
         bits[7] == "1",
     )
-    need(not reserved)
+    need(not reserved or level == 3)
     need(qos < 3)
     if not has_will:
         need(qos == 0)

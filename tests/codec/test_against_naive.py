@@ -43,7 +43,7 @@ def test_valid_streams(version: ProtocolVersion, sender: Role, data: st.DataObje
 
 
 @pytest.mark.parametrize(("version", "sender", "packet_type"), TYPES)
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_a_damaged_body(version: ProtocolVersion, sender: Role, packet_type: PacketType, data: st.DataObject) -> None:
     """One to three edits of the body, under a Remaining Length that fits."""
@@ -74,7 +74,7 @@ def test_a_damaged_body(version: ProtocolVersion, sender: Role, packet_type: Pac
 
 
 @each_row
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_a_damaged_stream(version: ProtocolVersion, sender: Role, data: st.DataObject) -> None:
     octets = bytearray(b"".join(encode(packet, version) for packet in data.draw(streams(version, sender))))

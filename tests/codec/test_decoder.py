@@ -21,6 +21,7 @@ from acebroker_codec.errors import (
     ReasonCode,
     UnsupportedProtocolVersion,
 )
+from acebroker_codec.frames import frame_extent
 from acebroker_codec.packets import (
     NO_PUBLISH_PROPERTIES,
     Ack,
@@ -69,6 +70,7 @@ def outcome(decoder: Decoder, pieces: list[bytes]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("version", "sender", "packet_type"), TYPES)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_round_trip(version: ProtocolVersion, sender: Role, packet_type: PacketType, data: st.DataObject) -> None:
     packet = data.draw(packets_of_type(packet_type, version, sender))
@@ -304,11 +306,46 @@ def test_no_more_is_kept_than_one_packet() -> None:
     assert not decoder._pending
 
 
-def test_a_large_packet_in_single_octets_takes_time_in_proportion() -> None:
-    octets = encode(Publish("t", bytes(300_000)), ProtocolVersion.MQTT_5)
+def test_a_large_packet_in_single_octets_is_not_looked_at_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    octets = encode(Publish("t", bytes(30_000)), ProtocolVersion.MQTT_5)
     decoder = Decoder(1_000_000, ProtocolVersion.MQTT_5)
+    looked_at: list[int] = []
+
+    def counted(data: bytes, pos: int, packet_bytes_max: int) -> tuple[int, int] | None:
+        looked_at.append(len(data))
+        return frame_extent(data, pos, packet_bytes_max)
+
+    monkeypatch.setattr("acebroker_codec.decoder.frame_extent", counted)
     found = list(itertools.chain.from_iterable(decoder.feed(octets[at : at + 1]) for at in range(len(octets))))
-    assert found == [Publish("t", bytes(300_000))]
+    assert found == [Publish("t", bytes(30_000))]
+    assert looked_at == [1, 2, 3, 4, len(octets)]  # until its length is known, and when it is there
+
+
+@each_row
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_field_does_not_reach_into_the_next_packet(
+    version: ProtocolVersion, sender: Role, data: st.DataObject
+) -> None:
+    """A Remaining Length that is too small by some octets, which then do stand there."""
+    octets = encode(data.draw(packets(version, sender)), version)
+    if octets[1] >= 0x80:
+        return
+    for less in range(1, octets[1] + 1):
+        short = octets[:1] + bytes([octets[1] - less]) + octets[2:]
+        alone = outcome(decoder_for(version, sender), [short[:-less]])
+        assert outcome(decoder_for(version, sender), [short])[:1] == alone
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("first_octet", [0x30, 0x32])
+def test_a_topic_name_that_ends_behind_its_packet(version: ProtocolVersion, first_octet: int) -> None:
+    for behind in range(1, 6):
+        octets = bytes([first_octet, 3, 0, 1 + behind]) + b"abcdefgh"
+        (error,) = Decoder(version=version).feed(octets)
+        assert isinstance(error, MalformedPacket)
+        with pytest.raises(MalformedPacket):
+            decode_publish(first_octet, octets, 2, 5, version)
 
 
 def test_the_store_of_checked_topics_is_bounded() -> None:
@@ -412,6 +449,17 @@ def test_missing_credentials_at_the_end_of_connect(
         if level == 3:
             expected = Connect("c", ProtocolVersion.MQTT_3_1, True, 0, username, password)
             assert found == expected
+        else:
+            assert isinstance(found, MalformedPacket)
+
+
+def test_bit_0_of_the_connect_flags_is_not_used_in_mqtt_3_1() -> None:
+    for name, level, taken in ((b"MQIsdp", 3, True), (b"MQTT", 4, False), (b"MQTT", 5, False)):
+        rest = (b"\0" if level == 5 else b"") + b"\0\1c"
+        body = len(name).to_bytes(2, "big") + name + bytes([level, 0x03, 0, 0]) + rest
+        (found,) = Decoder().feed(bytes([0x10, len(body)]) + body)
+        if taken:
+            assert found == Connect("c", ProtocolVersion.MQTT_3_1)
         else:
             assert isinstance(found, MalformedPacket)
 
