@@ -49,6 +49,8 @@ __all__ = ["Broker", "MessageStream"]
 SWEEP_SESSIONS_MAX: Final = 1_000
 #: messages that an in-process subscription holds for a slow reader
 SUBSCRIPTION_MESSAGES_MAX: Final = 10_000
+#: connections that have ended and wait, at most a second, for their client to read why
+LINGERING_MAX: Final = 1_000
 #: how long accepting rests when the process has no room for another socket
 EXHAUSTED_SECONDS: Final = 0.5
 
@@ -121,6 +123,8 @@ class Broker:
         self._per_listener: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
         self._stopping = False
+        #: connections that wait for their client to read our last packet
+        self.lingering = 0
 
     def __repr__(self) -> str:
         return f"<Broker with {len(self.connections)} connections, {len(self.session.sessions)} sessions>"
@@ -262,6 +266,10 @@ class Broker:
         self._per_listener[conn.listener] += 1
         self.counters.connections_accepted += 1
         self._nursery.start_soon(task.run, name=f"connection {stream.peer}")
+
+    def may_linger(self) -> bool:
+        """Whether one more connection may wait for its client to close."""
+        return self.lingering < LINGERING_MAX and not self._stopping
 
     def authenticated(self, task: ConnectionTask) -> None:
         """A connection became a client (called by its task)."""

@@ -63,6 +63,7 @@ class ConnectionTask:
         self._connect_timer: Timer | None = None
         self._keep_alive_timer: Timer | None = None
         self._opened = False
+        self._answered = False
         conn.end = self.end
         conn.transmit = stream.send_nowait
         conn.want_writable = self._want_writable
@@ -195,6 +196,7 @@ class ConnectionTask:
             logger.exception("a session could not be released", extra=self._who())
         broker.gone(self)
         self._answer(self._error)
+        self._answered = bool(conn.out) and self._error is not None
         conn.want_writable = _nothing
         broker.delivery.flush()
         level = logging.DEBUG if self._error is None or isinstance(self._error, ClientDisconnected) else logging.INFO
@@ -244,6 +246,26 @@ class ConnectionTask:
             except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                 return
             self.broker.delivery.writable(conn)
+        if self._answered and self.broker.may_linger():
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Let the client read our last packet: closing on octets unread would have a reset overtake it."""
+        stream = self.stream
+        stream.end_of_stream()
+        self.broker.lingering += 1
+        try:
+            while True:
+                await stream.wait_readable()
+                try:
+                    if not stream.receive_nowait(65_536):
+                        return
+                except BlockingIOError:
+                    continue
+        except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
+            return
+        finally:
+            self.broker.lingering -= 1
 
     def _who(self) -> dict[str, str]:
         return {"client_id": self.conn.client_identifier, "peer": self.conn.peer, "listener": self.conn.listener}

@@ -44,6 +44,10 @@ class ByteStream(Protocol):
         """Return when `send_nowait` would take something."""
         ...
 
+    def end_of_stream(self) -> None:
+        """Say that nothing more will be sent; receiving goes on. Harmless on a broken stream."""
+        ...
+
     def close(self) -> None:
         """Close at once; harmless when closed. What was taken by `send_nowait` is still delivered if it can be."""
         ...

@@ -93,6 +93,10 @@ class MemoryStream:
         while len(self._out.buffer) >= self._out.size and not self._out.closed:
             await self._out.changed.park()
 
+    def end_of_stream(self) -> None:
+        """See the port."""
+        self._out.close()
+
     def close(self) -> None:
         """See the port."""
         self._closed = True

@@ -37,17 +37,16 @@ class TcpStream:
         self.wait_readable = partial(trio.lowlevel.wait_readable, sock.fileno())
         self.wait_writable = partial(trio.lowlevel.wait_writable, sock.fileno())
 
-    def close(self) -> None:
-        """See the port. What the client still sends is read away first: no reset may overtake our last octets."""
-        if self._sock.fileno() < 0:
-            return
+    def end_of_stream(self) -> None:
+        """See the port."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
-            for _ in range(16):
-                if not self._sock.recv(65_536):
-                    break
-        trio.lowlevel.notify_closing(self._sock)
-        self._sock.close()
+
+    def close(self) -> None:
+        """See the port."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
 
 
 class TcpListener:
