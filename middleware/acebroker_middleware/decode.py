@@ -103,14 +103,17 @@ class Decode:
             slots.open.append(packet.packet_identifier)
             outstanding = len(acks.puback.open) + len(acks.pubrec.open)
             if packet.qos == 2 or outstanding > conn.receive_max:
-                self._check_receive_maximum(conn, packet, outstanding)
+                self._check_receive_maximum(conn, outstanding)
         return packet
 
     @staticmethod
-    def _check_receive_maximum(conn: Connection, packet: Publish, outstanding: int) -> None:
+    def _check_receive_maximum(conn: Connection, outstanding: int) -> None:
+        """`outstanding` slots are open. Raises ProtocolViolation 0x93 [MQTT-3.3.4-9]."""
         inbound = conn.session.inbound if conn.session is not None else {}
-        if packet.packet_identifier in inbound:
-            outstanding -= 1
+        if outstanding + len(inbound) <= conn.receive_max:
+            return
+        if outstanding <= conn.receive_max:  # what is sent again uses the place that it has already
+            outstanding -= sum(1 for identifier in conn.ack_queue.pubrec.open if identifier in inbound)
         if outstanding + len(inbound) > conn.receive_max:
             raise ProtocolViolation(
                 f"more than {conn.receive_max} unacknowledged publications", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from acebroker_codec.packets import Pubcomp, Publish, Pubrec, Pubrel
 from acebroker_middleware.state.bounds import Limits
@@ -109,6 +110,21 @@ async def test_more_than_the_announced_receive_maximum() -> None:
         await client.send(make(Publish, topic="t", qos=2, packet_identifier=3, dup=True))
         await client.expect(Pubrec)
         await client.expect_alive()
+        await client.send(make(Publish, topic="t", qos=2, packet_identifier=4))
+        await client.expect_closed(RECEIVE_MAXIMUM_EXCEEDED)
+
+
+@mqtt5("MQTT-4.4.0-1", "MQTT-3.3.4-7")
+async def test_what_is_sent_again_keeps_its_place_within_the_receive_maximum() -> None:
+    async with broker_running(limits=Limits(receive_max=3)) as broker:
+        unanswered = [make(Publish, topic="t", qos=2, packet_identifier=identifier) for identifier in (1, 2, 3)]
+        client = await connected(broker, "client", session_expiry_interval=100)
+        await client.send(*unanswered)
+        await client.aclose()
+        client = await connected(broker, "client", session_expiry_interval=100, clean_start=False)
+        await client.send(*(replace(publish, dup=True) for publish in unanswered))
+        for identifier in (1, 2, 3):
+            await client.expect(Pubrec, packet_identifier=identifier)
         await client.send(make(Publish, topic="t", qos=2, packet_identifier=4))
         await client.expect_closed(RECEIVE_MAXIMUM_EXCEEDED)
 
