@@ -180,7 +180,12 @@ class Deliver:
                 if self._retained.get(delivery.message.topic) is not delivery.message:
                     continue  # replaced while it waited: its successor went to the subscription itself
             if delivery.qos == 0:
-                frames = Frames(delivery.message, self._round.clock.now)
+                message = delivery.message
+                now = self._round.clock.now
+                if message.expires_at is not None and message.expires_at <= now:
+                    self._round.counters.dropped_expired += 1  # [MQTT-3.3.2-5]
+                    continue
+                frames = Frames(message, now)
                 self.qos_0(conn, frames, delivery.retain, delivery.subscription_identifiers, inspect=True)
             else:
                 self._send(conn, state, delivery, None, False)

@@ -193,6 +193,20 @@ async def test_with_nobody_online_the_message_waits_for_the_group(broker: Broker
     await other.expect_silence()
 
 
+@mqtt5("MQTT-3.3.2-5")
+@pytest.mark.parametrize("granted", [0, 1])
+async def test_what_expired_while_it_waited_for_the_group_is_not_delivered(broker: Broker, granted: int) -> None:
+    (client,) = await members(broker, 1, qos=granted)
+    await client.disconnect()
+    publisher = await connected(broker, "publisher")
+    await publisher.publish("t", b"short", qos=1, message_expiry_interval=10)
+    await publisher.publish("t", b"long", qos=1, message_expiry_interval=100)
+    await trio.sleep(11)
+    client = await connected(broker, "member 0", clean_start=False)
+    await client.expect_message("t", b"long", qos=granted)
+    await client.expect_silence()
+
+
 @mqtt5("MQTT-3.3.1-9", "MQTT-4.8.2-1")
 async def test_retained_messages_are_not_sent_to_shared_subscriptions(broker: Broker) -> None:
     publisher = await connected(broker, "publisher")
