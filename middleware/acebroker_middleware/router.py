@@ -13,6 +13,7 @@ from typing import Final
 
 from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.packets import (
+    NO_PUBLISH_PROPERTIES,
     PacketType,
     Publish,
     Suback,
@@ -110,7 +111,14 @@ class Router:
 
     def _received(self, conn: Connection, packet: Publish) -> Maybe[int] | None:
         self._counters.publish_received += 1
-        message = message_of(packet, conn.client_identifier, self._round.clock.now)
+        now = self._round.clock.now
+        since = now
+        if packet.qos == 2 and packet.properties is not NO_PUBLISH_PROPERTIES and conn.session is not None:
+            since = conn.session.inbound_since.pop(packet.packet_identifier, now)  # it waited here for PUBREL
+        message = message_of(packet, conn.client_identifier, since)
+        if message.expires_at is not None and message.expires_at < now:
+            self._counters.dropped_expired += 1  # [MQTT-3.3.2-5]
+            return 0
         if packet.retain:
             try:
                 kept = self.keep(message)
@@ -376,6 +384,8 @@ class Router:
         identifiers = (subscription.identifier,) if subscription.identifier else ()
         waiting = state.retained_waiting
         for message in self.retained.match(subscription.filter, self._round.clock.now):
+            if subscription.no_local and message.publisher == state.client_identifier:
+                continue  # [MQTT-3.8.3-3]
             if len(waiting) >= self._limits.retained_messages_max:
                 self._counters.dropped_queue_full += 1
                 continue

@@ -139,6 +139,8 @@ class Session:
                 conn.refuse(packet, ReasonCode.QUOTA_EXCEEDED, "limit: retained messages")
                 return
             state.inbound[identifier] = packet
+            if packet.properties.message_expiry_interval is not None:
+                state.inbound_since[identifier] = self._round.clock.now
             if state.durable:
                 step = Settle(state.client_identifier, state.epoch, "inbound", identifier, publish=packet)
                 pending = self._store.settle([step])

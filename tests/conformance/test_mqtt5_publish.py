@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from acebroker_codec.packets import Publish, SubscriptionRequest
+from acebroker_codec.packets import Pubcomp, Publish, Pubrec, Pubrel, SubscriptionRequest
 from tests.conformance import octets
 from tests.conformance.statements import mqtt5
 from tests.harness import connected, make
@@ -140,6 +140,24 @@ async def test_message_expiry_is_reduced_by_the_waiting_time(broker: Broker) -> 
     subscriber = await connected(broker, "subscriber", clean_start=False)
     publish = await subscriber.expect_message("t", b"later")
     assert publish.properties.message_expiry_interval in (69, 70)
+
+
+@mqtt5("MQTT-3.3.2-5", "MQTT-3.3.2-6")
+async def test_the_time_between_publish_and_pubrel_counts(broker: Broker) -> None:
+    subscriber = await connected(broker, "subscriber")
+    await subscriber.subscribe("t", qos=2)
+    publisher = await connected(broker, "publisher")
+    for identifier, interval in ((1, 100), (2, 20)):
+        publish = make(Publish, topic="t", qos=2, packet_identifier=identifier, message_expiry_interval=interval)
+        await publisher.send(publish)
+        await publisher.expect(Pubrec)
+    await trio.sleep(30.5)
+    for identifier in (2, 1):
+        await publisher.send(Pubrel(identifier))
+        await publisher.expect(Pubcomp, reason_code=0)
+    message = await subscriber.expect_message("t", b"")
+    assert message.properties.message_expiry_interval in (69, 70)
+    await subscriber.expect_silence()
 
 
 @mqtt5("MQTT-3.3.2-5", "MQTT-3.3.2-6")

@@ -114,6 +114,16 @@ async def test_no_local_of_one_subscription_does_not_silence_another(broker: Bro
     await client.expect_silence()
 
 
+@mqtt5("MQTT-3.8.3-3")
+async def test_no_local_holds_for_retained_messages(broker: Broker) -> None:
+    client, other = await connected(broker, "client"), await connected(broker, "other")
+    await client.publish("a/own", b"own", retain=True)
+    await other.publish("a/other", b"other", retain=True)
+    await client.subscribe("a/#", no_local=True)
+    await client.expect_message("a/other", b"other")
+    await client.expect_silence()
+
+
 @mqtt5("MQTT-3.8.3-4", "MQTT5-U-3.8.3.1-1")
 async def test_no_local_on_a_shared_subscription_is_a_protocol_error(broker: Broker) -> None:
     client = await connected(broker, "client")

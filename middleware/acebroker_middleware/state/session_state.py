@@ -39,8 +39,8 @@ class SessionState:
     """One session. Owned by `session.Session`; the router reads it, the deliver direction fills it.
 
     `connection` is the connection it is attached to, None while the client is away. `inbound` holds
-    QoS 2 publications between PUBLISH and PUBREL by Packet Identifier. `queue` are deliveries of
-    QoS 1 and 2 that wait for the window, oldest first.
+    QoS 2 publications between PUBLISH and PUBREL by Packet Identifier, and `inbound_since` when those of
+    them arrived that expire. `queue` are deliveries of QoS 1 and 2 that wait for the window, oldest first.
     """
 
     __slots__ = (
@@ -54,6 +54,7 @@ class SessionState:
         "groups",
         "identity",
         "inbound",
+        "inbound_since",
         "queue",
         "queued_octets",
         "resend",
@@ -77,6 +78,7 @@ class SessionState:
         self.groups: dict[str, SharedGroup[SessionState]] = {}
         self.window: InflightWindow[Delivery] = InflightWindow()
         self.inbound: dict[int, Publish] = {}
+        self.inbound_since: dict[int, float] = {}
         self.queue: deque[Delivery] = deque()
         self.queued_octets = 0
         #: Packet Identifiers whose PUBLISH has to be sent again on this connection, oldest first [MQTT-4.4.0-1]
