@@ -1,4 +1,5 @@
-"""What holds for every test: Hypothesis is repeatable, and nothing is skipped where everything is required.
+"""What holds for every test: Hypothesis is repeatable, a module may name the clock that its tests run on, and nothing
+is skipped where everything is required.
 
 `ACEBROKER_REQUIRE_ALL=1` says that this machine has all that tests need (foreign clients, their
 run-time, environments of their own). A test that is skipped all the same has then failed, and says
@@ -7,6 +8,7 @@ which reason it gave.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Generator
 from typing import TypeVar
@@ -27,6 +29,18 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("house")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`pytestmark = pytest.mark.trio(run=...)` of a module counts, before pytest-trio marks every coroutine."""
+    for item in items:
+        module = item.getparent(pytest.Module)
+        if module is None or any(mark.name == "trio" for mark in item.own_markers):
+            continue
+        for mark in module.own_markers:
+            if mark.name == "trio" and inspect.iscoroutinefunction(getattr(item, "function", None)):
+                item.add_marker(pytest.mark.trio(**mark.kwargs))
 
 
 def _require(report: R) -> R:

@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
-from acebroker_codec.errors import ReasonCode
+from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.flow import AckInput, Outcome
 from acebroker_codec.packets import Puback, Pubcomp, Pubrec, Pubrel
 from acebroker_middleware.connection import Connection, Round
+from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.state.message import Delivery, Frames, Message
 from acebroker_middleware.state.ports import Settle, Store
@@ -57,13 +58,36 @@ class Deliver:
         verdict = Verdict.PASS
         key = FlowKey(topic)
         for stage in self.stages:
-            plan = getattr(stage, "plan_deliver", None)
-            said = Verdict.INSPECT if plan is None else plan(conn, key)
+            said = self._verdict(stage, conn, key)
             if said is Verdict.DENY:
                 return Verdict.DENY
-            if said is Verdict.INSPECT:
+            if said is not Verdict.PASS:
                 verdict = Verdict.INSPECT
         return verdict
+
+    def _verdict(self, stage: Any, conn: Connection, key: FlowKey) -> Verdict | None:
+        """What one stage says of a topic; None when it failed to say anything."""
+        plan = getattr(stage, "plan_deliver", None)
+        if plan is None:
+            return Verdict.INSPECT
+        try:
+            return Verdict(plan(conn, key))
+        except Exception as error:
+            self._failed(stage, conn, error)
+            return None
+
+    @staticmethod
+    def _failed(stage: Any, conn: Connection, error: Exception) -> None:
+        """A stage raised on the way to a subscriber: that connection ends, and nobody else hears of it.
+
+        The message it raised for is lost; what comes behind waits in the session.
+        """
+        conn.send_max = 0
+        if not isinstance(error, MqttError):
+            failure = StageFailure(f"stage {stage.name} failed")
+            failure.__cause__ = error
+            error = failure
+        conn.end(error)
 
     def _denied(self, conn: Connection, topic: str) -> bool:
         return bool(self.stages) and self.plan(conn, topic) is Verdict.DENY
@@ -72,16 +96,23 @@ class Deliver:
         """Ask every deliver stage about one message; None when one of them drops it."""
         key = FlowKey(message.topic)
         for stage in self.stages:
-            plan = getattr(stage, "plan_deliver", None)
-            verdict = Verdict.INSPECT if plan is None else plan(conn, key)
+            verdict = self._verdict(stage, conn, key)
+            if verdict is None:
+                return None
             if verdict is Verdict.DENY:
                 self._round.counters.denials[f"{stage.name}: delivery"] += 1
                 return None
             if verdict is Verdict.INSPECT:
-                kept = stage.on_deliver(conn, [message])
-                if not kept:
+                try:
+                    kept = stage.on_deliver(conn, [message])
+                    if not kept:
+                        return None
+                    (message,) = kept
+                    if not isinstance(message, Message):
+                        raise TypeError(f"on_deliver gave {type(message).__name__} for a message")
+                except Exception as error:
+                    self._failed(stage, conn, error)
                     return None
-                message = kept[0]
         return message
 
     # ---- QoS 0 ----

@@ -259,7 +259,7 @@ class Pipeline:
         for stage in self._flow_stages:
             plan = getattr(stage, "plan", None)
             try:
-                verdict = Verdict.INSPECT if plan is None else plan(conn, key)
+                verdict = Verdict.INSPECT if plan is None else Verdict(plan(conn, key))
             except MqttError:
                 raise
             except Exception as error:

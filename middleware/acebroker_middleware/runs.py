@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from acebroker_codec.errors import MqttError
 from acebroker_codec.wire import encode_variable_byte_integer
 from acebroker_middleware.connection import Connection, Round
+from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import Flow, FlowKey, FlowMode
 from acebroker_middleware.state.session_state import SessionState
 
@@ -34,7 +36,12 @@ class Runs:
             counters.denials[flow.rule] += count
             return
         for stage in self._stages:
-            allowed = stage.on_run(conn, FlowKey(flow.topic), count, end - start)
+            try:
+                allowed = int(stage.on_run(conn, FlowKey(flow.topic), count, end - start))
+            except MqttError:
+                raise
+            except Exception as error:
+                raise StageFailure(f"stage {stage.name} failed") from error
             if allowed < count:
                 if allowed <= 0:
                     return

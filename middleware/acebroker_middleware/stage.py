@@ -15,7 +15,8 @@ awaitable of it (a hand-off: this connection waits, nobody else does). It refuse
 `conn.refuse` and leaves it out. It ends the connection by an MqttError: put in place of the packet, as
 the last element of the list, everything before it is still handled; raised, what it has not passed on is
 lost. A decode error is such a last element too: leave it where it is. Any other exception ends this
-connection with 0x83, and is logged with the stage's name.
+connection with 0x83, and is logged with the stage's name; out of the two deliver methods, it ends the
+subscriber's connection.
 """
 
 from __future__ import annotations

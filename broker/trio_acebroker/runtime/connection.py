@@ -34,6 +34,7 @@ from acebroker_codec.packets import Connack, Disconnect
 from acebroker_codec.protocol import State
 from acebroker_middleware.connection import CloseReason, Connection
 from acebroker_middleware.errors import ClientDisconnected, KeepAliveTimeout, StageFailure
+from acebroker_middleware.hand_offs import stage_guarded
 from acebroker_middleware.state.ports import Fenced, Timer, Unavailable
 from trio_acebroker.transports.base import ByteStream
 
@@ -86,8 +87,7 @@ class ConnectionTask:
 
     def end(self, error: MqttError) -> None:
         """End this connection with an error; the first one counts."""
-        if self._error is None:
-            self._error = error
+        self._ended_by(error)
         self._scope.cancel()
 
     # ---- reading ----
@@ -141,7 +141,7 @@ class ConnectionTask:
             assert self.nursery is not None
             for stage in self.broker.lifecycle:
                 if hasattr(stage, "opened"):
-                    await stage.opened(conn, self.nursery)
+                    await self.take(stage_guarded(stage.name, stage.opened(conn, self.nursery)))
 
     @property
     def opened(self) -> bool:
