@@ -63,6 +63,7 @@ class ConnectionTask:
         self._scope = trio.CancelScope()
         self._connect_timer: Timer | None = None
         self._keep_alive_timer: Timer | None = None
+        self._written = trio.lowlevel.ParkingLot()
         self._opened = False
         self._answered = False
         conn.end = self.end
@@ -161,8 +162,14 @@ class ConnectionTask:
                 self.broker.delivery.flush()
             finally:
                 self.conn.want_writable = self._want_writable
+            self._written.unpark_all()
             if finished:
                 return
+
+    async def drained(self) -> None:
+        """Return when the out-queue is within its bound: who takes no answers is not asked for more."""
+        while self.conn.out_octets > self.conn.out_octets_max:
+            await self._written.park()
 
     # ---- time ----
 

@@ -59,7 +59,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keep_alive_seconds_max: int = 65_535
 
     # delivery
-    #: octets waiting for one client's socket; beyond it QoS 0 is dropped and counted, QoS 1 and 2 wait in the session
+    #: octets waiting for one client's socket; beyond it QoS 0 is dropped and counted, QoS 1 and 2 wait in the session,
+    #: and the client is not read
     out_queue_bytes_max: int = 1_048_576
 
     # retained messages; 0x97 Quota exceeded (QoS 1 and 2), dropped and counted (QoS 0)

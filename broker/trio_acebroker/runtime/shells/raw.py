@@ -37,6 +37,8 @@ class RawShell:
         stamp = broker.clock.stamp
         counters = broker.counters
         while True:
+            if conn.out_octets > conn.out_octets_max:
+                await task.drained()
             await wait_readable()
             try:
                 data = receive(READ_BYTES_MAX)
