@@ -1,10 +1,11 @@
 """`python -m tests.conformance.report`: run every test marked with a statement, and print what is covered.
 
 A test names its statements by `@pytest.mark.conformance("MQTT-3.1.2-24", version=5)`; `version=311` is
-for MQTT 3.1.1. A statement is covered when at least one test is marked with it and none of those
-failed or was skipped. Ends with 1 when a marked test failed, when a mark or an exception names a
-statement that does not exist, and, with `--strict`, when a statement that a server has to fulfil is
-neither covered nor listed in `spec/conformance/exceptions.toml`, or is both.
+for MQTT 3.1.1, `version=9431` for ACE. A statement is covered when at least one test is marked with it and
+none of those failed or was skipped. Ends with 1 when a marked test failed, when a mark or an exception names
+a statement that does not exist, and, with `--strict`, when a statement that a server has to fulfil is neither
+covered nor listed in `spec/conformance/exceptions.toml`, or is both. ACE is counted, and not demanded yet:
+what is built of it has tests, the rest is to come.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.statements import VERSIONS, Statement, excuses, statements
+from tests.conformance.statements import ACE, VERSIONS, Statement, excuses, statements
 
 __all__ = ["Coverage", "main", "report"]
 
@@ -75,6 +76,9 @@ def report(coverage: Coverage) -> tuple[list[str], list[str]]:
     excused = {(excuse.version, excuse.id): excuse.reason for excuse in excuses()}
     for version in VERSIONS:
         listed = statements(version).values()
+        if version == ACE:
+            lines += _ace(list(listed), coverage, set(excused))
+            continue
         lines.append(f"\nMQTT {'5.0' if version == 5 else '3.1.1'}")
         for role in ("server", "both", "client"):
             rows = [row for row in listed if row.role == role and row.numbered]
@@ -91,6 +95,17 @@ def report(coverage: Coverage) -> tuple[list[str], list[str]]:
             if key in excused and coverage.tests.get(key):
                 wrong.append(f"excused, but there is a test: {row.id} of version {version}")
     return lines, wrong
+
+
+def _ace(listed: Sequence[Statement], coverage: Coverage, excused: set[Key]) -> Iterator[str]:
+    yield "\nACE (RFC 9431)"
+    for role in ("broker", "client", "as"):
+        for binding, what in ((True, "MUST"), (False, "other")):
+            rows = [row for row in listed if role in row.role.split("+") and ("MUST" in row.level) is binding]
+            yield f"  {role:7}{what:6}{_counts(rows, coverage, excused)}"
+    for row in listed:
+        if "MUST" in row.level and "broker" in row.role and not coverage.covered((ACE, row.id)):
+            yield f"  not covered: {row.id} ({row.role}) {row.text}"
 
 
 def _unknown(coverage: Coverage) -> Iterator[str]:

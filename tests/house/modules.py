@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: import package -> its source root
 SOURCE_ROOTS = {
     "acebroker_codec": "codec",
+    "acebroker_ace": "codec",
     "acebroker_middleware": "middleware",
     "trio_acebroker": "broker",
 }

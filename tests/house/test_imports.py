@@ -1,4 +1,4 @@
-"""Imports run downwards: broker, then middleware, then codec; and nothing goes in circles.
+"""Imports run downwards: broker, then middleware, then ACE, then codec; and nothing goes in circles.
 
 `codec/` and `middleware/` know neither sockets nor clocks nor chance, and nothing of Trio but its
 types; what they need of that kind is given to them. Between modules of one package, an import under
@@ -19,8 +19,10 @@ from tests.house.modules import ROOT, Module, modules, parse
 #: what of ours and of others each package may import, besides the standard library
 RIGHTS = {
     "acebroker_codec": {"acebroker_codec", "msgspec"},
-    "acebroker_middleware": {"acebroker_codec", "acebroker_middleware", "argon2", "msgspec"},
+    "acebroker_ace": {"acebroker_ace", "acebroker_codec", "cbor2", "cryptography", "msgspec"},
+    "acebroker_middleware": {"acebroker_ace", "acebroker_codec", "acebroker_middleware", "argon2", "msgspec"},
     "trio_acebroker": {
+        "acebroker_ace",
         "acebroker_codec",
         "acebroker_middleware",
         "argon2",
@@ -35,7 +37,7 @@ RIGHTS = {
 DISTRIBUTIONS = {"argon2": "argon2-cffi"}
 
 #: below broker/: no I/O, no clock, no randomness, no concurrency
-PURE = {"acebroker_codec", "acebroker_middleware"}
+PURE = {"acebroker_codec", "acebroker_ace", "acebroker_middleware"}
 IMPURE = {
     "asyncio",
     "concurrent",
@@ -158,6 +160,10 @@ def test_every_dependency_is_declared_and_used() -> None:
         ("acebroker_codec.wire", "from acebroker_middleware import stage"),
         ("acebroker_codec.wire", "def late():\n    import time"),
         ("acebroker_codec.wire", "from os import urandom"),
+        ("acebroker_codec.wire", "from acebroker_ace import scope"),
+        ("acebroker_ace.token", "import time"),
+        ("acebroker_ace.token", "import trio"),
+        ("acebroker_ace.token", "from acebroker_middleware import stage"),
         ("acebroker_middleware.stage", "import trio"),
         ("acebroker_middleware.stage", "if not TYPE_CHECKING:\n    import trio"),
         ("acebroker_middleware.stage", "if TYPE_CHECKING:\n    pass\nelse:\n    import trio"),

@@ -95,8 +95,9 @@ def test_packages_are_typed_and_shipped(package: str, root: str) -> None:
 
 
 def test_source_roots_hold_packages_only() -> None:
-    for package, root in SOURCE_ROOTS.items():
-        assert {path.name for path in (ROOT / root).iterdir() if not ignored(path)} == {package}
+    for root in SOURCE_ROOTS.values():
+        packages = {package for package, home in SOURCE_ROOTS.items() if home == root}
+        assert {path.name for path in (ROOT / root).iterdir() if not ignored(path)} == packages
 
 
 def test_every_folder_of_tests_is_a_package() -> None:
