@@ -34,6 +34,10 @@ class AckSlots:
         self.open: deque[int] = deque()
         self._ready: dict[int, bytes] = {}
 
+    def waits(self, packet_identifier: int) -> bool:
+        """Whether a slot of this identifier is open and nothing was filled in yet."""
+        return packet_identifier in self.open and packet_identifier not in self._ready
+
     def fill(self, packet_identifier: int, reason_code: int = 0) -> None:
         """Answer one open slot; a reason code is sent by MQTT 5 only."""
         if reason_code and self._owner.version == 5:

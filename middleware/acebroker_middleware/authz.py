@@ -45,7 +45,7 @@ class Authz:
                 if kind is Publish:
                     topic = packet.topic  # type: ignore[union-attr]
                     decision = decisions.get(topic) or self._publish_decision(conn, topic)
-                    if not decision.allowed and not self._resent(conn, packet):  # type: ignore[arg-type]
+                    if not decision.allowed and not conn.received_before(packet):  # type: ignore[arg-type]
                         conn.refuse(packet, ReasonCode.NOT_AUTHORIZED, decision.rule)  # type: ignore[arg-type]
                         continue
                 elif kind is Subscribe:
@@ -66,10 +66,6 @@ class Authz:
                 conn.decisions.clear()
             conn.decisions[topic] = decision
         return decision
-
-    @staticmethod
-    def _resent(conn: Connection, packet: Publish) -> bool:
-        return packet.qos == 2 and conn.session is not None and packet.packet_identifier in conn.session.inbound
 
     @staticmethod
     def _check_filters(conn: Connection, packet: Subscribe) -> None:

@@ -250,6 +250,23 @@ class Connection:
         self.flow_octets = 0
         self.decisions.clear()
 
+    def received_before(self, packet: Publish) -> bool:
+        """Whether this is a QoS 2 PUBLISH sent again: judged, and answered, at first receipt [MQTT-4.3.3-10]."""
+        return packet.qos == 2 and self.session is not None and packet.packet_identifier in self.session.inbound
+
+    def unanswered(self, packet: Packet) -> bool:
+        """Whether the client still waits for an acknowledgement of this PUBLISH or PUBREL."""
+        acks = self.ack_queue
+        match packet:
+            case Publish(qos=1):
+                return acks.puback.waits(packet.packet_identifier)
+            case Publish(qos=2):  # behind the session stage it stands for its PUBREL
+                return acks.pubrec.waits(packet.packet_identifier) or acks.pubcomp.waits(packet.packet_identifier)
+            case Pubrel():
+                return acks.pubcomp.waits(packet.packet_identifier)
+            case _:
+                return False
+
     def refuse(self, packet: Packet, reason_code: ReasonCode, rule: str, index: int | None = None) -> None:
         """Answer one packet that a stage refuses, and count and log the `rule`; the stage drops the packet.
 
@@ -288,8 +305,10 @@ class Connection:
             raise NotAuthorized(f"PUBLISH refused: {rule}", reason_code)
         if packet.qos == 1:
             self.ack_queue.puback.fill(packet.packet_identifier, reason_code)
-        elif packet.qos == 2:
+        elif packet.qos == 2 and self.ack_queue.pubrec.waits(packet.packet_identifier):
             self.ack_queue.pubrec.fill(packet.packet_identifier, reason_code)
+        elif packet.qos == 2:  # PUBREC went out at first receipt: only the handshake can be ended
+            self.ack_queue.pubcomp.fill(packet.packet_identifier)
 
 
 def _no_end(error: MqttError) -> None:

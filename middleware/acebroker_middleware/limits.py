@@ -94,7 +94,7 @@ class RateLimiter:
                 out.append(packet)
                 continue
             octets = _HEADER_OCTETS + len(packet.topic.encode()) + len(packet.payload)
-            if _received_before(conn, packet) or self._take(conn, 1, octets):
+            if conn.received_before(packet) or self._take(conn, 1, octets):
                 out.append(packet)
             elif packet.qos == 0:
                 conn.round.counters.dropped_rate += 1
@@ -139,7 +139,3 @@ def _bound(what: str, rate: float | None, burst: float | None) -> tuple[float, f
     if not 0 < rate < math.inf or not 1 <= burst < math.inf:
         raise ValueError(f"{what}_per_second must be above 0, burst_{what} at least 1")
     return rate, burst
-
-
-def _received_before(conn: Connection, packet: Publish) -> bool:
-    return packet.qos == 2 and conn.session is not None and packet.packet_identifier in conn.session.inbound

@@ -79,7 +79,7 @@ class PayloadValidator:
         return out
 
     def _examine(self, conn: Connection, packet: Packet) -> tuple[ReasonCode, str] | None:
-        if isinstance(packet, Publish) and not _received_before(conn, packet):
+        if isinstance(packet, Publish) and not conn.received_before(packet):
             indicator = packet.properties.payload_format_indicator
             return self._broken(packet.topic, packet.payload, indicator, packet.retain)
         if isinstance(packet, Connect) and packet.will is not None:
@@ -124,7 +124,3 @@ def _is_json(payload: bytes) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
-
-
-def _received_before(conn: Connection, packet: Publish) -> bool:
-    return packet.qos == 2 and conn.session is not None and packet.packet_identifier in conn.session.inbound

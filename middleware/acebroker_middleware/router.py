@@ -124,17 +124,11 @@ class Router:
                 kept = self.keep(message)
             except RetainedFull as error:
                 self._counters.retained_refused += 1
-                self._refuse_retained(conn, packet, error)
+                conn.refuse(packet, error.reason_code, "limit: retained messages")
                 return None
             matched = self.publish(message)
             return then(kept, lambda _: matched) if inspect.isawaitable(kept) else matched
         return self.publish(message)
-
-    def _refuse_retained(self, conn: Connection, packet: Publish, error: RetainedFull) -> None:
-        if packet.qos == 2:  # PUBREC went out at first receipt: only the handshake can be ended
-            conn.ack_queue.pubcomp.fill(packet.packet_identifier)
-        else:
-            conn.refuse(packet, error.reason_code, "limit: retained messages")
 
     # ---- messages ----
 

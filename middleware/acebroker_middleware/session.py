@@ -21,7 +21,7 @@ from collections.abc import Awaitable
 
 from msgspec.structs import replace
 
-from acebroker_codec.errors import MqttError, ProtocolViolation, ReasonCode
+from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.flow import SendingAliases
 from acebroker_codec.packets import (
     NO_PUBLISH_PROPERTIES,
@@ -163,8 +163,6 @@ class Session:
         state = self._state(conn)
         interval = packet.properties.session_expiry_interval
         if interval is not None:
-            if interval and not state.expiry_interval:
-                raise ProtocolViolation("DISCONNECT sets a Session Expiry Interval where CONNECT had none")
             state.expiry_interval = min(interval, self._limits.session_expiry_seconds_max)
         if packet.reason_code == ReasonCode.NORMAL_DISCONNECTION:
             state.will = None  # [MQTT-3.14.4-3]

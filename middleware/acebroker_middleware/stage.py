@@ -25,7 +25,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from acebroker_codec.errors import MqttError
+from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.packets import Packet, PacketType
 from acebroker_middleware.connection import CloseReason, Connection
 from acebroker_middleware.errors import StageFailure
@@ -126,10 +126,22 @@ class PerPacket:
                 out.append(self._ending(error))
                 return out
             if inspect.isawaitable(result):
-                return self._rest(conn, out, result, batch[index + 1 :])
+                return self._rest(conn, packet, out, result, batch[index + 1 :])
             if result is not None:
                 out.append(result)
+            elif (refused := self._dropped(conn, packet)) is not None:
+                out.append(refused)
+                return out
         return out
+
+    def _dropped(self, conn: Connection, packet: Packet) -> MqttError | None:
+        """Answer what the function dropped without a word, as everything behind it would wait for that."""
+        if conn.unanswered(packet):
+            try:
+                conn.refuse(packet, ReasonCode.UNSPECIFIED_ERROR, self.name)
+            except MqttError as error:
+                return error
+        return None
 
     def _ending(self, error: Exception) -> MqttError:
         """What goes into the batch in place of the packet, so that everything before it is still handled."""
@@ -139,13 +151,15 @@ class PerPacket:
         failure.__cause__ = error
         return failure
 
-    async def _rest(self, conn: Connection, out: Batch, result: Awaitable[Any], rest: Batch) -> Batch:
+    async def _rest(self, conn: Connection, packet: Packet, out: Batch, pending: Awaitable[Any], rest: Batch) -> Batch:
         try:
-            packet = await result
+            result = await pending
         except Exception as error:
             return [*out, self._ending(error)]
-        if packet is not None:
-            out.append(packet)
+        if result is not None:
+            out.append(result)
+        elif (refused := self._dropped(conn, packet)) is not None:
+            return [*out, refused]
         following = self.on_batch(conn, rest)
         return [*out, *(await following if inspect.isawaitable(following) else following)]
 
@@ -153,7 +167,8 @@ class PerPacket:
 def per_packet(*types: PacketType, name: str | None = None) -> Callable[[PacketHandler], PerPacket]:
     """Make a stage of a function `(conn, packet) -> packet | None`, plain or async. None drops the packet.
 
-    The function is called for packets of `types` only, and sees every one of them.
+    A PUBLISH of QoS 1 or 2 that is dropped without `conn.refuse` is refused with 0x80 and the stage's name: its client
+    waits for an answer. The function is called for packets of `types` only, and sees every one of them.
     """
     if not types:
         raise ValueError("name at least one packet type")

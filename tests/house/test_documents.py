@@ -7,19 +7,23 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec import inspect
 
 from acebroker_middleware.acl import AclRules
+from acebroker_middleware.connection import Connection
+from acebroker_middleware.testing import RecordingConnection
 from tests.house.modules import ROOT
-from trio_acebroker import Broker
+from trio_acebroker import Broker, Publish
 from trio_acebroker.cli import main
 from trio_acebroker.config import BrokerConfig, Listener, StageConfig
 from trio_acebroker.plugins import load_stage
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PIPELINE = (ROOT / "spec" / "pipeline.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "spec" / "configuration.md").read_text(encoding="utf-8")
 
 
@@ -74,9 +78,9 @@ def test_the_example_of_an_acl_file_is_valid() -> None:
     AclRules.parse(text, "configuration.md")
 
 
-def blocks(language: str) -> list[str]:
-    """The blocks of README in one language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    """The blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def test_readme_lists_the_targets_of_make() -> None:
@@ -91,10 +95,11 @@ def test_readme_lists_the_commands() -> None:
     assert set(re.findall(r"^\| `trio-acebroker (\w+)` \|", README, re.MULTILINE)) == set(main.commands)
 
 
-def test_readme_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!https:)([^)]+)\)", README)
-    assert links
-    assert not [link for link in links if not (ROOT / link).is_file()]
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "spec").glob("*.md")], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https:)([^)]+)\)", page.read_text(encoding="utf-8"))
+    assert links or page.name != "README.md"
+    assert not [link for link in links if not (page.parent / link).is_file()]
 
 
 def test_the_embedding_example_runs() -> None:
@@ -113,3 +118,42 @@ def test_the_plugin_example_is_a_stage(tmp_path: Path, monkeypatch: pytest.Monke
     (configuration,) = blocks("toml")
     config = BrokerConfig.from_toml(configuration, environ={"ACEBROKER_AUTHENTICATION__ANONYMOUS": "true"})
     assert "no_secrets" in [stage.name for stage in Broker(config).pipeline.stages]
+
+
+def test_the_stage_of_pipeline_md_is_one() -> None:
+    stage, _ = blocks("python", PIPELINE)
+    names: dict[str, Any] = {}
+    exec(stage, names)
+    conn = RecordingConnection()
+    assert conn.feed(names["stamp"], Publish("a"), Publish("b")).passed == [Publish("a"), Publish("b")]
+    assert conn.attributes == {"seen": 2}
+
+
+def test_the_test_of_pipeline_md_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plugin = blocks("python")
+    (tmp_path / "plugin.py").write_text(plugin)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "plugin", raising=False)
+    _, test = blocks("python", PIPELINE)
+    names: dict[str, Any] = {}
+    exec(test, names)
+    names["test_secrets_go_no_further"]()
+    monkeypatch.delitem(sys.modules, "plugin")
+
+
+def test_pipeline_md_names_everything_of_the_recording_connection() -> None:
+    own = {name for name in vars(RecordingConnection) if not name.startswith("_")} - set(vars(Connection))
+    assert own == {
+        "clock",
+        "deliver",
+        "ended",
+        "feed",
+        "feed_async",
+        "plan",
+        "plan_deliver",
+        "refusals",
+        "run",
+        "written",
+    }
+    (table,) = re.findall(r"^\| of `RecordingConnection` .*?\n\n", PIPELINE, re.DOTALL | re.MULTILINE)
+    assert not [name for name in own if not re.search(rf"`{name}[`.(]", table)]

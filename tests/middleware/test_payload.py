@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acebroker_codec.encoder import encode
-from acebroker_codec.errors import MqttError, ProtocolViolation, ReasonCode
+from acebroker_codec.errors import ProtocolViolation, ReasonCode
 from acebroker_codec.packets import (
     Connect,
-    Packet,
     Pingreq,
     ProtocolVersion,
     Puback,
@@ -24,39 +22,20 @@ from acebroker_codec.packets import (
     Will,
     WillProperties,
 )
-from acebroker_middleware.connection import Connection, DeniedPublish, Round
-from acebroker_middleware.flows import FlowKey, Verdict
-from acebroker_middleware.observe import Counters
+from acebroker_middleware.connection import DeniedPublish
+from acebroker_middleware.flows import Verdict
 from acebroker_middleware.payload import PayloadValidator
 from acebroker_middleware.stage import FlowStage, plan_kind
-from acebroker_middleware.state.bounds import Limits
-from acebroker_middleware.state.ports import Identity
-from acebroker_middleware.state.session_state import SessionState
+from acebroker_middleware.testing import RecordingConnection
 
 NOT_TEXT = b"caf\xe9"
 
 
-class StoppedClock:
-    """Time plays no part here."""
-
-    now = 0.0
-    wall = 0.0
-
-
-def connection(version: int = 5, denied_publish: DeniedPublish = DeniedPublish.IGNORE) -> Connection:
-    conn = Connection(Round(StoppedClock(), Limits(), Counters()), denied_publish=denied_publish)
-    conn.version = ProtocolVersion(version)
-    conn.v5 = version == 5
-    conn.ack_queue.version = version
-    return conn
-
-
 def passes(validator: PayloadValidator, topic: str, payload: bytes, **fields: Any) -> bool:
-    conn = connection()
     packet = Publish(topic, payload, **fields)
-    passed = validator.on_batch(conn, [packet]) == [packet]
-    assert passed == (not conn.round.counters.denials)
-    return passed
+    fed = RecordingConnection().feed(validator, packet)
+    assert fed.passed == ([] if fed.refused else [packet])
+    return not fed.refused
 
 
 def declared(indicator: int) -> PublishProperties:
@@ -140,20 +119,14 @@ def test_json_is_what_the_standard_library_reads_strictly(payload: bytes) -> Non
 # --- refusals ----------------------------------------------------------------------------------
 
 
-def answered(conn: Connection, *packets: Packet) -> bool:
-    return b"".join(conn.out) == b"".join(encode(packet, conn.version) for packet in packets)
-
-
 def test_refusals_by_qos_on_mqtt_5() -> None:
     """0x99 for a wrong format, 0x97 for a length: the codes that PUBACK and PUBREC may carry."""
-    validator = PayloadValidator({"j": "json", "s": 3})
-    conn = connection()
-    conn.ack_queue.puback.open.extend([1, 2])
-    conn.ack_queue.pubrec.open.append(3)
     good = Publish("j", b"{}")
     text = Publish("s", b"caf", 2, packet_identifier=3, properties=declared(1))
     last = ProtocolViolation("what the decoder found")
-    batch = [
+    conn = RecordingConnection()
+    fed = conn.feed(
+        PayloadValidator({"j": "json", "s": 3}),
         Publish("j", b"{"),
         Publish("j", b"{", 1, packet_identifier=1),
         good,
@@ -161,9 +134,9 @@ def test_refusals_by_qos_on_mqtt_5() -> None:
         text,
         Pingreq(),
         last,
-    ]
-    assert validator.on_batch(conn, batch) == [good, text, Pingreq(), last]
-    assert answered(conn, Puback(1, ReasonCode.PAYLOAD_FORMAT_INVALID), Puback(2, ReasonCode.QUOTA_EXCEEDED))
+    )
+    assert (fed.passed, fed.error) == ([good, text, Pingreq()], last)
+    assert fed.wrote == [Puback(1, ReasonCode.PAYLOAD_FORMAT_INVALID), Puback(2, ReasonCode.QUOTA_EXCEEDED)]
     assert conn.round.counters.denials == {
         "payload-validator: j takes json": 2,
         "payload-validator: s takes 3 octets": 1,
@@ -171,30 +144,23 @@ def test_refusals_by_qos_on_mqtt_5() -> None:
 
 
 def test_qos_2_is_refused_in_pubrec() -> None:
-    conn = connection()
-    conn.ack_queue.pubrec.open.append(3)
-    assert (
-        PayloadValidator({}).on_batch(conn, [Publish("a", NOT_TEXT, 2, packet_identifier=3, properties=declared(1))])
-        == []
-    )
-    assert answered(conn, Pubrec(3, ReasonCode.PAYLOAD_FORMAT_INVALID))
-    assert conn.round.counters.denials == {"payload-validator: declared as UTF-8, and is not": 1}
+    packet = Publish("a", NOT_TEXT, 2, packet_identifier=3, properties=declared(1))
+    fed = RecordingConnection().feed(PayloadValidator({}), packet)
+    assert (fed.passed, fed.wrote) == ([], [Pubrec(3, ReasonCode.PAYLOAD_FORMAT_INVALID)])
+    assert [refusal.rule for refusal in fed.refused] == ["payload-validator: declared as UTF-8, and is not"]
 
 
 def test_mqtt_3_acknowledges_or_ends() -> None:
     validator = PayloadValidator({"j": "json"})
     wrong = Publish("j", b"{", 1, packet_identifier=1)
-    conn = connection(4)
-    conn.ack_queue.puback.open.append(1)
-    assert validator.on_batch(conn, [wrong]) == []
-    assert answered(conn, Puback(1))
+    fed = RecordingConnection(4).feed(validator, wrong)
+    assert (fed.passed, fed.wrote) == ([], [Puback(1)])
 
-    conn = connection(4, DeniedPublish.DISCONNECT)
     before = Publish("j", b"1")
-    first, error = validator.on_batch(conn, [before, wrong, before])
-    assert first is before
-    assert isinstance(error, MqttError)
-    assert error.reason_code == ReasonCode.PAYLOAD_FORMAT_INVALID
+    fed = RecordingConnection(4, denied_publish=DeniedPublish.DISCONNECT).feed(validator, before, wrong, before)
+    assert fed.passed == [before]
+    assert fed.error is not None
+    assert fed.error.reason_code == ReasonCode.PAYLOAD_FORMAT_INVALID
 
 
 @pytest.mark.parametrize(
@@ -212,24 +178,24 @@ def test_mqtt_3_acknowledges_or_ends() -> None:
 def test_a_will_is_held_to_the_rules(will: Will, reason_code: ReasonCode | None, version: int) -> None:
     """3.1.3.2.3: what would be refused as a PUBLISH refuses the CONNECT that asks for it."""
     validator = PayloadValidator({"j": "json", "s": 3})
-    conn = connection(version)
-    connect = Connect("c", version=conn.version, will=will)
-    (passed,) = validator.on_batch(conn, [connect])
+    connect = Connect("c", version=ProtocolVersion(version), will=will)
+    fed = RecordingConnection(connected=False).feed(validator, connect)
     if reason_code is None:
-        assert passed is connect
+        assert (fed.passed, fed.error) == ([connect], None)
     else:
-        assert isinstance(passed, MqttError)
-        assert passed.reason_code == reason_code
+        assert fed.passed == []
+        assert fed.error is not None
+        assert fed.error.reason_code == reason_code
     plain = Connect("c")
-    assert validator.on_batch(conn, [plain]) == [plain]
+    assert RecordingConnection(connected=False).feed(validator, plain).passed == [plain]
 
 
 def test_what_was_received_before_passes() -> None:
-    conn = connection()
-    conn.session = SessionState("c", Identity("anonymous", "c"))
+    conn = RecordingConnection()
+    assert conn.session is not None
     again = Publish("j", b"{", 2, dup=True, packet_identifier=8)
     conn.session.inbound[8] = again
-    assert PayloadValidator({"j": "json"}).on_batch(conn, [again]) == [again]
+    assert conn.feed(PayloadValidator({"j": "json"}), again).passed == [again]
 
 
 # --- contract and arguments --------------------------------------------------------------------
@@ -239,15 +205,15 @@ def test_only_topics_with_a_rule_leave_the_cached_path() -> None:
     validator = PayloadValidator({"j/#": "json", "s": 3})
     assert isinstance(validator, FlowStage)
     assert plan_kind(validator) == "plan"
-    conn = connection()
+    conn = RecordingConnection()
     for topic, verdict in [
         ("j", Verdict.INSPECT),
         ("j/a", Verdict.INSPECT),
         ("s", Verdict.INSPECT),
         ("s/a", Verdict.PASS),
     ]:
-        assert validator.plan(conn, FlowKey(topic)) is verdict
-    assert PayloadValidator({"#": 1}).plan(conn, FlowKey("$SYS/x")) is Verdict.PASS
+        assert conn.plan(validator, topic) is verdict
+    assert conn.plan(PayloadValidator({"#": 1}), "$SYS/x") is Verdict.PASS
 
 
 @pytest.mark.parametrize(
