@@ -12,7 +12,7 @@ from itertools import count, islice
 
 from acebroker_codec.packets import Publish
 from acebroker_middleware.state.message import Delivery, Message
-from acebroker_middleware.state.ports import Claim, Enqueue, Fenced, Identity, Settle, Stored
+from acebroker_middleware.state.ports import Claim, Enqueue, Fenced, Identity, Kept, Settle, Stored
 from acebroker_middleware.state.subscriptions import Subscription
 
 __all__ = ["MemoryStore"]
@@ -78,10 +78,10 @@ class MemoryStore:
     def subscribe(self, client_identifier: str, epoch: int, add: Sequence[Subscription], drop: Sequence[str]) -> None:
         """See the port."""
         row = self._owned(client_identifier, epoch)
-        for subscription in add:
-            row.subscriptions[subscription.topic_filter] = subscription
         for topic_filter in drop:
             row.subscriptions.pop(topic_filter, None)
+        for subscription in add:
+            row.subscriptions[subscription.topic_filter] = subscription
 
     def enqueue(self, rows: Sequence[Enqueue]) -> list[int]:
         """See the port."""
@@ -104,8 +104,8 @@ class MemoryStore:
 
     def settle(self, steps: Sequence[Settle]) -> None:
         """See the port."""
-        for step in steps:
-            row = self._owned(step.client_identifier, step.epoch)
+        rows = [self._owned(step.client_identifier, step.epoch) for step in steps]
+        for row, step in zip(rows, steps, strict=True):
             match step.kind:
                 case "ack":
                     row.queue.pop(step.number, None)
@@ -132,12 +132,19 @@ class MemoryStore:
             del self._rows[client_identifier]
         return swept
 
+    def sessions(self) -> list[Kept]:
+        """See the port."""
+        return [
+            Kept(client_identifier, row.identity, row.released, row.expires_at)
+            for client_identifier, row in self._rows.items()
+        ]
+
     def retain(self, messages: Sequence[Message], drop: Sequence[str]) -> None:
         """See the port."""
-        for message in messages:
-            self._retained[message.topic] = message
         for topic in drop:
             self._retained.pop(topic, None)
+        for message in messages:
+            self._retained[message.topic] = message
 
     def retained(self) -> list[Message]:
         """See the port."""

@@ -24,6 +24,7 @@ __all__ = [
     "Enqueue",
     "Fenced",
     "Identity",
+    "Kept",
     "Maybe",
     "Settle",
     "Store",
@@ -154,13 +155,22 @@ class Claim(Struct, frozen=True):
     inbound: tuple[tuple[int, Publish], ...] = ()
 
 
+class Kept(Struct, frozen=True):
+    """A session that a store holds. `expires_at` on `Clock.wall`, None = never; it counts once `released`."""
+
+    client_identifier: str
+    identity: Identity
+    released: bool
+    expires_at: float | None = None
+
+
 class Store(Protocol):
     """Sessions and retained messages that outlive a connection. Lists in, lists out; returning means durable.
 
     A call that gives an awaitable is under way already: awaiting it tells when it is durable, and a
-    caller that need not know may drop it. Every call on a session carries its epoch, reads too, and
-    raises Fenced when a later claim took the session; any call may raise Unavailable. Unknown sessions
-    are skipped by `enqueue` (result 0) and fenced everywhere else.
+    caller that need not know may drop it. Calls on one session take effect, and finish, in the order in which
+    they were made. Every call of a session's owner carries its epoch, reads too, and raises Fenced when a later
+    claim took the session or it is no more; any call may raise Unavailable. A call that raises Fenced changed nothing.
     """
 
     def claim(self, client_identifier: str, identity: Identity, *, clean_start: bool) -> Maybe[Claim]:
@@ -178,11 +188,11 @@ class Store(Protocol):
     def subscribe(
         self, client_identifier: str, epoch: int, add: Sequence[Subscription], drop: Sequence[str]
     ) -> Maybe[None]:
-        """Add or replace subscriptions, and drop filters."""
+        """Drop filters, then add or replace subscriptions."""
         ...
 
     def enqueue(self, rows: Sequence[Enqueue]) -> Maybe[list[int]]:
-        """Append messages to sessions; gives each one's sequence, 0 where there is no such session."""
+        """Append messages to sessions, whoever owns them; gives their sequences, 0 where there is no such session."""
         ...
 
     def read(self, client_identifier: str, epoch: int, after: int, limit: int) -> Maybe[list[Stored]]:
@@ -190,15 +200,19 @@ class Store(Protocol):
         ...
 
     def settle(self, steps: Sequence[Settle]) -> Maybe[None]:
-        """Take steps of owners, of many sessions at once."""
+        """Take steps of owners, of many sessions at once: all of them, or none. What is settled already is no error."""
         ...
 
     def sweep(self, wall: float, limit: int) -> Maybe[list[str]]:
         """Remove at most `limit` released sessions whose time is over; gives their Client Identifiers, each once."""
         ...
 
+    def sessions(self) -> Maybe[list[Kept]]:
+        """All sessions, at start-up."""
+        ...
+
     def retain(self, messages: Sequence[Message], drop: Sequence[str]) -> Maybe[None]:
-        """Keep retained messages, and drop those of the topics given."""
+        """Drop the retained messages of the topics given, then keep or replace messages."""
         ...
 
     def retained(self) -> Maybe[list[Message]]:

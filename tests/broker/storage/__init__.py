@@ -1,0 +1,1 @@
+"""The store port: its contract, and a store that waits."""
