@@ -15,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import math
+import select
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -40,6 +41,9 @@ __all__ = [
     "address_text",
     "loopback_listeners",
 ]
+
+#: the `pump` shell needs epoll
+PUMP_POSSIBLE: Final = hasattr(select, "epoll")
 
 #: the largest values that MQTT can express; other limits have no upper bound of their own
 LIMIT_CEILINGS: Mapping[str, int] = {
@@ -95,14 +99,24 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connections_max: Count | None = None
     #: may clients without credentials connect here? None is what `authentication.anonymous` says
     anonymous: bool | None = None
-    #: how sockets are read: `raw` is one task per connection; `auto` takes the best one for this platform
-    shell: Literal["auto", "raw"] = "auto"
+    #: how sockets are read: `raw` is one task per connection, `pump` one task with an epoll of its own for all
+    #: (Linux only); `auto` takes `pump` where it can
+    shell: Literal["auto", "raw", "pump"] = "auto"
 
     def __post_init__(self) -> None:
         if not self.host or self.host != self.host.strip("[]* \t"):
             raise ConfigError(f"host {self.host!r} is no address; every interface is 0.0.0.0 (IPv4) or :: (IPv6)")
         if not self.protocol_versions:
             raise ConfigError("protocol_versions is empty: no client could connect")
+        if self.shell == "pump" and not PUMP_POSSIBLE:
+            raise ConfigError("shell pump needs epoll, which this platform has not; auto takes what there is")
+
+    @property
+    def shell_name(self) -> Literal["raw", "pump"]:
+        """The shell that serves it."""
+        if self.shell == "auto":
+            return "pump" if PUMP_POSSIBLE else "raw"
+        return self.shell
 
     @property
     def address(self) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
 from typing import Any, Final
@@ -34,6 +34,8 @@ from acebroker_middleware.state.ports import Store
 from trio_acebroker.config import BrokerConfig, Listener
 from trio_acebroker.runtime.connection import ConnectionTask
 from trio_acebroker.runtime.delivery import Delivery
+from trio_acebroker.runtime.shells.base import Shell
+from trio_acebroker.runtime.shells.pump import PumpShell
 from trio_acebroker.runtime.shells.raw import RawShell
 from trio_acebroker.runtime.sys_topics import publish_sys_topics
 from trio_acebroker.runtime.timers import CoarseClock, Wheel
@@ -112,7 +114,8 @@ class Broker:
         self.session = parts.session
         self.router = parts.router
         self.delivery = Delivery(self._round, parts.deliver)
-        self.shell = RawShell(self)
+        self._raw = RawShell(self)
+        self._pump: PumpShell | None = None
         self.lifecycle = tuple(
             stage for stage in self.pipeline.stages if hasattr(stage, "opened") or hasattr(stage, "closed")
         )
@@ -148,6 +151,9 @@ class Broker:
             opened = self._open_listeners()
             for _, tcp in opened:
                 stack.callback(tcp.close)
+            if any(listener.shell_name == "pump" for listener, _ in opened):
+                self._pump = PumpShell(self)
+                stack.callback(self._pump.close)
             self.clock.stamp_wall()
             self.started = self.clock.now
             await self._load()
@@ -195,6 +201,8 @@ class Broker:
             async with trio.open_nursery() as self._nursery:
                 async with trio.open_nursery() as timers:
                     timers.start_soon(self.timers.run)
+                    if self._pump is not None:
+                        timers.start_soon(self._pump.run)
                     interval = self.config.sys_topics.interval_seconds
                     if interval:
                         timers.start_soon(publish_sys_topics, self, _version(), interval)
@@ -210,6 +218,7 @@ class Broker:
     async def _accept(self, listener: Listener, tcp: TcpListener) -> None:
         limits = self.config.limits
         label = listener.label
+        shell: Shell = self._raw if self._pump is None or listener.shell_name == "raw" else self._pump
         allowance, stamped = float(limits.accept_rate_max), trio.current_time()
         while True:
             await tcp.wait()
@@ -223,12 +232,12 @@ class Broker:
             try:
                 for stream in tcp.accept():
                     allowance -= 1
-                    self._admit(listener, label, stream)
+                    self._admit(listener, label, shell, stream)
             except OSError as error:
                 logger.error("cannot accept on %s: %s", label, error)
                 await trio.sleep(EXHAUSTED_SECONDS)
 
-    def _admit(self, listener: Listener, label: str, stream: TcpStream) -> None:
+    def _admit(self, listener: Listener, label: str, shell: Shell, stream: TcpStream) -> None:
         """Start serving an accepted connection, or close it at once where a limit says so."""
         limits = self.config.limits
         rule = ""
@@ -246,6 +255,7 @@ class Broker:
             stream.close()
             return
         self._start(
+            shell,
             stream,
             Connection(
                 self._round,
@@ -257,15 +267,19 @@ class Broker:
             ),
         )
 
-    def _start(self, stream: ByteStream, conn: Connection) -> None:
-        assert self._nursery is not None
-        task = ConnectionTask(self, stream, conn)
+    def _start(self, shell: Shell, stream: ByteStream, conn: Connection) -> None:
+        task = ConnectionTask(self, shell, stream, conn)
         self.connections.add(task)
         self._unauthenticated.add(task)
         self._per_address[stream.peer_host] += 1
         self._per_listener[conn.listener] += 1
         self.counters.connections_accepted += 1
-        self._nursery.start_soon(task.run, name=f"connection {stream.peer}")
+        shell.start(task)
+
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        """Start the task of a connection."""
+        assert self._nursery is not None
+        self._nursery.start_soon(function, name=name)
 
     def may_linger(self) -> bool:
         """Whether one more connection may wait for its client to close."""
@@ -298,6 +312,7 @@ class Broker:
         authentication = self.config.authentication
         anonymous = authentication.anonymous
         self._start(
+            self._raw,
             stream,
             Connection(
                 self._round,

@@ -1,8 +1,8 @@
-"""One client, one task, one nursery: from accept to the last octet.
+"""One client, one nursery: from accept to the last octet.
 
     accepted ─> reading (a shell) ─┬─ end of stream ──────────┐
                                    ├─ MqttError (pipeline) ───┤
-                                   ├─ `end` from outside ─────┼─> session decides ─> answer ─> drain ─> closed
+                                   ├─ `end` from outside ─────┼─> settled ─> answer ─> drain ─> closed
                                    ├─ a child raised ─────────┤
                                    └─ cancelled ──────────────┘
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,6 +41,7 @@ from trio_acebroker.transports.base import ByteStream
 
 if TYPE_CHECKING:
     from trio_acebroker.runtime.broker import Broker
+    from trio_acebroker.runtime.shells.base import Shell
 
 __all__ = ["ConnectionTask"]
 
@@ -52,57 +54,86 @@ logger = logging.getLogger("trio_acebroker.connection")
 
 
 class ConnectionTask:
-    """Owns the stream and the nursery of one client. `run` is the task; `end` may be called by anybody."""
+    """One client's connection, as the runtime holds it: owner of its stream and of its nursery.
 
-    def __init__(self, broker: Broker, stream: ByteStream, conn: Connection) -> None:
+    A shell drives it. `raw` starts `run` at once, and the task reads; `pump` reads by itself, and starts `run` when
+    something has to be awaited for this client for the first time, or when its end takes time. `end` may be called
+    by anybody, at any time.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_connect_timer",
+        "_error",
+        "_keep_alive_timer",
+        "_scope",
+        "_settled",
+        "broker",
+        "conn",
+        "ending",
+        "nursery",
+        "opened",
+        "shell",
+        "stream",
+    )
+
+    def __init__(self, broker: Broker, shell: Shell, stream: ByteStream, conn: Connection) -> None:
         self.broker = broker
+        self.shell = shell
         self.stream = stream
         self.conn = conn
+        #: lives while `run` reads; children of stages are in it
         self.nursery: trio.Nursery | None = None
+        #: CONNACK 0 was sent, and everybody knows
+        self.opened = False
+        #: nothing more is read
+        self.ending = False
         self._error: MqttError | None = None
-        self._scope = trio.CancelScope()
-        self._connect_timer: Timer | None = None
+        #: of `run`, from its beginning; None: no task belongs to this connection
+        self._scope: trio.CancelScope | None = None
         self._keep_alive_timer: Timer | None = None
-        self._written = trio.lowlevel.ParkingLot()
-        self._opened = False
         self._answered = False
+        self._settled = False
         conn.end = self.end
         conn.transmit = stream.send_nowait
-        conn.want_writable = self._want_writable
         conn.drain = broker.delivery.send
+        conn.want_writable = partial(shell.want_writable, self)
+        self._connect_timer: Timer | None = broker.timers.call_at(
+            conn.started + broker.config.limits.connect_timeout_seconds, self._connect_timeout
+        )
+
+    # ---- the task ----
+
+    def attend(self) -> None:
+        """Start the task; harmless when it runs."""
+        if self._scope is None:
+            self._scope = trio.CancelScope()
+            self.broker.spawn(self.run, f"connection {self.conn.peer}")
 
     async def run(self) -> None:
         """Serve until the end of the connection; cancellation closes it."""
-        limits = self.broker.config.limits
-        self._connect_timer = self.broker.timers.call_at(
-            self.conn.started + limits.connect_timeout_seconds, self._connect_timeout
-        )
+        assert self._scope is not None
         try:
             with self._scope:
-                await self._read()
+                if not self._settled:
+                    await self._serve()
         finally:
-            self._decide()
+            self.settle()
+            self.broker.delivery.flush()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_SECONDS_MAX):
                 await self._close()
             self.stream.close()
 
-    def end(self, error: MqttError) -> None:
-        """End this connection with an error; the first one counts."""
-        self._ended_by(error)
-        self._scope.cancel()
-
-    # ---- reading ----
-
-    async def _read(self) -> None:
+    async def _serve(self) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 self.nursery = nursery
                 try:
-                    await self.broker.shell.serve(self)
+                    await self.shell.serve(self)
                 except MqttError as error:
-                    self._ended_by(error)
+                    self.ended_by(error)
                 except (Fenced, Unavailable) as error:
-                    self._ended_by(StageFailure(f"the store: {type(error).__name__}"))
+                    self.ended_by(StageFailure(f"the store: {type(error).__name__}"))
                 except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                     pass  # the peer is gone
                 nursery.cancel_scope.cancel()
@@ -111,15 +142,42 @@ class ConnectionTask:
             cancelled, failed = group.split(trio.Cancelled)
             if failed is not None:
                 logger.error("a task of a stage failed", exc_info=failed, extra=self._who())
-                self._ended_by(StageFailure("a task of a stage failed"))
+                self.ended_by(StageFailure("a task of a stage failed"))
             if cancelled is not None:
                 raise cancelled from None
 
-    def _ended_by(self, error: MqttError) -> None:
+    def end(self, error: MqttError) -> None:
+        """End this connection with an error; the first one counts."""
+        self.ended_by(error)
+        self._stop()
+
+    def _stop(self) -> None:
+        """Cancel the task, which does the rest."""
+        self.ending = True
+        self.shell.silence(self)
+        self.attend()
+        assert self._scope is not None
+        self._scope.cancel()
+
+    def ended_by(self, error: MqttError) -> None:
+        """Its own batch ended it; the first error counts. The cause of a stage's failure is logged."""
         if self._error is None:
             self._error = error
         if isinstance(error, StageFailure) and error.__cause__ is not None:
             logger.error("%s", error.detail, exc_info=error.__cause__, extra=self._who())
+
+    def finish(self, error: MqttError | None) -> None:
+        """A shell met the end: an error of its batch, or the end of the stream. At once where nothing has to wait."""
+        if error is not None:
+            self.ended_by(error)
+        if self._scope is not None:
+            self._stop()
+            return
+        self.settle()
+        if self.conn.out or self._answered:
+            self._stop()
+        else:
+            self.stream.close()
 
     async def take(self, pending: Awaitable[None]) -> None:
         """Await a hand-off within its deadline."""
@@ -129,47 +187,24 @@ class ConnectionTask:
         except trio.TooSlowError:
             raise StageFailure("a stage took too long") from None
 
-    async def after_batch(self) -> None:
-        """CONNACK 0 was queued for the first time: timers change, and stages are told."""
-        self._opened = True
+    def open(self) -> bool:
+        """CONNACK 0 was queued: other timers from now on. True when stages have to be told, by `tell_opened`."""
+        self.opened = True
         conn = self.conn
         if self._connect_timer is not None:
             self._connect_timer.cancel()
+            self._connect_timer = None
         self.broker.authenticated(self)
         if conn.keep_alive:
             self._watch_keep_alive()
-        if self.broker.lifecycle:
-            assert self.nursery is not None
-            for stage in self.broker.lifecycle:
-                if hasattr(stage, "opened"):
-                    await self.take(stage_guarded(stage.name, stage.opened(conn, self.nursery)))
+        return bool(self.broker.lifecycle)
 
-    @property
-    def opened(self) -> bool:
-        """`after_batch` was called."""
-        return self._opened
-
-    def _want_writable(self) -> None:
+    async def tell_opened(self) -> None:
+        """Tell every stage that follows connections."""
         assert self.nursery is not None
-        self.nursery.start_soon(self._write_when_writable)
-
-    async def _write_when_writable(self) -> None:
-        while True:
-            await self.stream.wait_writable()
-            self.conn.want_writable = _nothing
-            try:
-                finished = self.broker.delivery.writable(self.conn)
-                self.broker.delivery.flush()
-            finally:
-                self.conn.want_writable = self._want_writable
-            self._written.unpark_all()
-            if finished:
-                return
-
-    async def drained(self) -> None:
-        """Return when the out-queue is within its bound: who takes no answers is not asked for more."""
-        while self.conn.out_octets > self.conn.out_octets_max:
-            await self._written.park()
+        for stage in self.broker.lifecycle:
+            if hasattr(stage, "opened"):
+                await self.take(stage_guarded(stage.name, stage.opened(self.conn, self.nursery)))
 
     # ---- time ----
 
@@ -188,8 +223,12 @@ class ConnectionTask:
 
     # ---- the end ----
 
-    def _decide(self) -> None:
-        """Everything that must be settled before the first await of the end."""
+    def settle(self) -> None:
+        """Everything that must be settled before the first await of the end; once."""
+        if self._settled:
+            return
+        self._settled = self.ending = True
+        self.shell.silence(self)
         conn = self.conn
         broker = self.broker
         broker.clock.stamp()
@@ -202,10 +241,13 @@ class ConnectionTask:
         except Exception:
             logger.exception("a session could not be released", extra=self._who())
         broker.gone(self)
+        before = len(conn.out)
         self._answer(self._error)
-        self._answered = bool(conn.out) and self._error is not None
+        self._answered = len(conn.out) > before
+        conn.end = _over
         conn.want_writable = _nothing
-        broker.delivery.flush()
+        if not conn.blocked:
+            broker.delivery.send(conn)
         level = logging.DEBUG if self._error is None or isinstance(self._error, ClientDisconnected) else logging.INFO
         logger.log(level, "closed: %s", reason, extra=self._who())
 
@@ -241,7 +283,7 @@ class ConnectionTask:
 
     async def _close(self) -> None:
         for stage in self.broker.lifecycle:
-            if self._opened and hasattr(stage, "closed"):
+            if self.opened and hasattr(stage, "closed"):
                 try:
                     await stage.closed(self.conn, CloseReason(self._error))
                 except Exception:
@@ -279,4 +321,8 @@ class ConnectionTask:
 
 
 def _nothing() -> None:
+    return None
+
+
+def _over(error: MqttError) -> None:
     return None

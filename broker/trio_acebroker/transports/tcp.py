@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Iterator
-from functools import partial
 from typing import Final
 
 import trio
@@ -18,6 +18,9 @@ BACKLOG: Final = 4_096
 #: connections taken at most per wake-up, so that a storm does not starve those that are connected
 ACCEPT_BATCH_MAX: Final = 64
 
+#: accepted sockets take TCP_NODELAY from the listening one
+NODELAY_INHERITED: Final = sys.platform == "linux"
+
 #: accept() failed for want of something: wait for it to come back
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -25,17 +28,27 @@ _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 class TcpStream:
     """A ByteStream over a connected socket, which it owns."""
 
-    __slots__ = ("_sock", "peer", "peer_host", "receive_nowait", "send_nowait", "wait_readable", "wait_writable")
+    __slots__ = ("_sock", "_waited", "fileno", "peer", "peer_host", "receive_nowait", "send_nowait")
 
     def __init__(self, sock: socket.socket, address: tuple[str, int]) -> None:
         self._sock = sock
+        self._waited = False
+        self.fileno: int = sock.fileno()
         self.peer_host: str = address[0]
         self.peer: str = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
         # the socket's own methods: one call less for every read and write
         self.receive_nowait = sock.recv
         self.send_nowait = sock.send
-        self.wait_readable = partial(trio.lowlevel.wait_readable, sock.fileno())
-        self.wait_writable = partial(trio.lowlevel.wait_writable, sock.fileno())
+
+    async def wait_readable(self) -> None:
+        """See the port."""
+        self._waited = True
+        await trio.lowlevel.wait_readable(self._sock)
+
+    async def wait_writable(self) -> None:
+        """See the port."""
+        self._waited = True
+        await trio.lowlevel.wait_writable(self._sock)
 
     def end_of_stream(self) -> None:
         """See the port."""
@@ -45,7 +58,8 @@ class TcpStream:
     def close(self) -> None:
         """See the port."""
         if self._sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._sock)
+            if self._waited:
+                trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
 
 
@@ -77,8 +91,9 @@ class TcpListener:
                     raise
                 continue  # gone before we came
             sock.setblocking(False)
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not NODELAY_INHERITED:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             yield TcpStream(sock, address[:2])
 
     def close(self) -> None:
@@ -98,6 +113,7 @@ def open_listener(host: str, port: int) -> list[TcpListener]:
             listeners.append(TcpListener(sock))
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if port == 0 and len(listeners) > 1:

@@ -5,16 +5,17 @@ Portable and plain, over every ByteStream: the reference for any other shell.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_acebroker.runtime.shells.base import READ_BYTES_MAX
 
 if TYPE_CHECKING:
     from trio_acebroker.runtime.broker import Broker
     from trio_acebroker.runtime.connection import ConnectionTask
 
-__all__ = ["READ_BYTES_MAX", "RawShell"]
-
-#: most octets read from one connection before others have their turn
-READ_BYTES_MAX: Final = 65_536
+__all__ = ["RawShell"]
 
 
 class RawShell:
@@ -24,9 +25,15 @@ class RawShell:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        #: connections for which a task waits until they can be written to, and who waits for that task
+        self._writing: dict[ConnectionTask, trio.lowlevel.ParkingLot] = {}
+
+    def start(self, task: ConnectionTask) -> None:
+        """See the port."""
+        task.attend()
 
     async def serve(self, task: ConnectionTask) -> None:
-        """Read until the end of the stream. Raises the MqttError that ends the connection, OSError when it broke."""
+        """See the port."""
         broker = self._broker
         conn = task.conn
         stream = task.stream
@@ -38,7 +45,7 @@ class RawShell:
         counters = broker.counters
         while True:
             if conn.out_octets > conn.out_octets_max:
-                await task.drained()
+                await self._drained(task)
             await wait_readable()
             try:
                 data = receive(READ_BYTES_MAX)
@@ -56,5 +63,33 @@ class RawShell:
                     await task.take(pending)
             finally:
                 flush()
-            if conn.connected and not task.opened:
-                await task.after_batch()
+            if conn.connected and not task.opened and task.open():
+                await task.tell_opened()
+
+    def want_writable(self, task: ConnectionTask) -> None:
+        """See the port."""
+        if task not in self._writing and task.nursery is not None:
+            self._writing[task] = trio.lowlevel.ParkingLot()
+            task.nursery.start_soon(self._write, task)
+
+    async def _write(self, task: ConnectionTask) -> None:
+        delivery = self._broker.delivery
+        written = self._writing[task]
+        try:
+            while True:
+                await task.stream.wait_writable()
+                finished = delivery.writable(task.conn)
+                delivery.flush()
+                written.unpark_all()
+                if finished:
+                    return
+        finally:
+            del self._writing[task]
+
+    async def _drained(self, task: ConnectionTask) -> None:
+        """Return when the out-queue is within its bound: who takes no answers is not asked for more."""
+        while task.conn.out_octets > task.conn.out_octets_max and task in self._writing:
+            await self._writing[task].park()
+
+    def silence(self, task: ConnectionTask) -> None:
+        """See the port: cancelling the task is enough."""
