@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import trio
 import trio.testing
@@ -39,6 +41,7 @@ __all__ = [
     "make",
     "make_will",
     "run_in_virtual_time",
+    "under_test",
 ]
 
 T = TypeVar("T")
@@ -48,6 +51,26 @@ P = TypeVar("P", bound=packets.Packet)
 RECEIVE_SECONDS = 5.0
 #: what the client's end accepts: the most that MQTT can express
 PACKET_BYTES_MAX = 268_435_460
+
+
+class UnderTest:
+    """What the tests of a run drive: `shell` is `raw` over memory connections, or `pump` over TCP."""
+
+    def __init__(self) -> None:
+        self.shell = "raw"
+        #: where the brokers of this process listen for `WireClient.open`
+        self.addresses: WeakKeyDictionary[Broker, tuple[str, int]] = WeakKeyDictionary()
+        #: of clients: closed at the end of a test, which need not do it
+        self.sockets: list[socket.socket] = []
+
+    def choose(self, shell: str) -> None:
+        """Drive this shell from now on."""
+        self.shell = shell
+        while self.sockets:
+            self.sockets.pop().close()
+
+
+under_test = UnderTest()
 
 PROPERTIES: dict[type[packets.Packet], type[Any]] = {
     packets.Connect: packets.ConnectProperties,
@@ -109,9 +132,13 @@ async def broker_running(
 ) -> AsyncIterator[Broker]:
     """Serve a broker inside the block, and cancel it at its end.
 
-    Arguments: those of `Broker`, and fields of `BrokerConfig`; without any, no sockets and anonymous clients allowed.
+    Arguments: those of `Broker`, and fields of `BrokerConfig`; without any, anonymous clients are allowed. There are
+    no sockets, unless `under_test` asks for the `pump` shell.
     """
-    async with _serving(stages, store, flow_cache, {"listeners": (), **overrides}) as (broker, _):
+    listeners = (Listener(port=0, shell="pump"),) if under_test.shell == "pump" else ()
+    async with _serving(stages, store, flow_cache, {"listeners": listeners, **overrides}) as (broker, addresses):
+        if listeners and addresses:
+            under_test.addresses[broker] = addresses[0]
         yield broker
 
 
@@ -162,8 +189,14 @@ class WireClient:
 
     @classmethod
     async def open(cls, broker: Broker, version: int = 5) -> WireClient:
-        """A connection in memory; nothing is sent yet."""
-        return cls(await broker.connect(), version)
+        """A connection in memory, or over the shell under test; nothing is sent yet."""
+        address = under_test.addresses.get(broker)
+        if address is None:
+            return cls(await broker.connect(), version)
+        sock = socket.create_connection(address)  # at once: the broker listens on loopback
+        sock.setblocking(False)
+        under_test.sockets.append(sock)
+        return cls(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), version)
 
     @classmethod
     async def open_tcp(cls, host: str, port: int, version: int = 5) -> WireClient:

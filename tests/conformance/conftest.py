@@ -1,14 +1,18 @@
-"""Conformance tests run on a virtual clock: no socket, no real waiting."""
+"""Conformance tests run on a virtual clock, without real waiting; each on both shells.
+
+`raw` runs over memory connections, `pump` over TCP: loopback sockets are quick enough that Trio's clock, which
+jumps when every task waits, never overtakes them.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import broker_running, run_in_virtual_time
+from tests.harness import broker_running, run_in_virtual_time, under_test
 from trio_acebroker import Broker
 from trio_acebroker.config import Authorization
 
@@ -19,6 +23,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and inspect.iscoroutinefunction(getattr(item, "function", None)):
             item.add_marker(pytest.mark.trio(run=run_in_virtual_time))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if inspect.iscoroutinefunction(metafunc.function):
+        metafunc.parametrize("shell", ["raw", "pump"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def shell(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The shell that `broker_running` uses."""
+    under_test.choose(getattr(request, "param", "raw"))
+    yield
+    under_test.choose("raw")
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def announce(config: BrokerConfig, broker: Broker, addresses: list[tuple[str, in
     for address in addresses:
         logger.info("listening on %s", address_text(*address))
     for listener in config.listeners:
-        facts = {"open_to": config.open_to(listener), "versions": versions(listener)}
+        facts = {"open_to": config.open_to(listener), "versions": versions(listener), "shell": listener.shell_name}
         logger.info("listener %s", listener.label, extra=facts)
     for name, value, default in changed_limits(config.limits):
         logger.info("limit %s", name, extra={"value": value, "default": default})
