@@ -10,16 +10,32 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench import pages
 from tests.bench.brokers import Broker, BrokerDidNotStart, PeerSpec, ours, peers
 from tests.bench.measurement import CannotCompile, Load, Record, compile_tools, measure
-from tests.bench.report import header, number, table
-from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT
+from tests.bench.report import blocks, header, number, table
+from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT, Case
 
 __all__ = ["main"]
+
+
+def _known(command: str | None) -> dict[str, PeerSpec]:
+    """All brokers by name; `command` starts the one called ours."""
+    own = (ours(command=command), ours("ours-raw", "raw"))
+    return peers() | {spec.name: spec for spec in own}
+
+
+def _brokers_default(known: dict[str, PeerSpec]) -> list[str]:
+    """Mosquitto where it is, every peer whose variable names it, and our own."""
+    named = [name for name, spec in known.items() if spec.variable and spec.variable in os.environ]
+    found = [name for name in dict.fromkeys(["mosquitto", *named]) if not known[name].missing()]
+    if "mosquitto" not in found:
+        print(f"{known['mosquitto'].missing()}. Without it there are no bars.", file=sys.stderr)
+    return [*found, "ours", "ours-raw"]
 
 
 def _arguments() -> argparse.Namespace:
@@ -33,7 +49,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         *("-b", "--brokers"),
-        help=f"comma-separated, the first is the baseline (default mosquitto,ours): ours, {', '.join(peers())}",
+        help="comma-separated, the first is the baseline (default: mosquitto, peers whose variable is set, ours, "
+        f"ours-raw): {', '.join(_known(None))}",
     )
     parser.add_argument("-r", "--rounds", type=int, default=5)
     parser.add_argument("-v", "--version", type=int, choices=(4, 5), default=4, help="4 is MQTT 3.1.1 (default)")
@@ -49,20 +66,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mqload", default="", help="more mqload options")
     parser.add_argument("--cc", default=os.environ.get("CC", "cc"), help="the C compiler")
     parser.add_argument("--json", type=Path, help="append one JSON record a run to this file")
-    parser.add_argument("--out", type=Path, help="write header and table to this file too")
+    parser.add_argument(
+        "--out", type=Path, action="append", default=[], help="put the tables into this Markdown page (several times)"
+    )
     parser.add_argument("--show", type=Path, metavar="FILE", help="only print the table of such a JSON file")
     arguments = parser.parse_args()
     arguments.scenarios = list(SCENARIOS) if arguments.scenarios == "all" else arguments.scenarios.split(",")
     for name in arguments.scenarios:
         if name not in SCENARIOS:
             parser.error(f"no scenario {name!r}; there are {', '.join(SCENARIOS)}")
-    known = {**peers(), "ours": ours(arguments.cmd)}
-    if arguments.brokers is None:
-        arguments.brokers = "mosquitto,ours"
-        if (missing := known["mosquitto"].missing()) and not arguments.show:
-            print(f"{missing}. Only our own broker runs, so there are no ratios.", file=sys.stderr)
-            arguments.brokers = "ours"
-    arguments.brokers = arguments.brokers.split(",")
+    known = _known(arguments.cmd)
+    arguments.brokers = arguments.brokers.split(",") if arguments.brokers else _brokers_default(known)
     for name in arguments.brokers:
         if name not in known:
             parser.error(f"no broker {name!r}; there are {', '.join(known)}")
@@ -80,14 +94,18 @@ def _turn() -> Iterator[None]:
         yield
 
 
-def _run(spec: PeerSpec, scenario: str, load: Load, build: Path, arguments: argparse.Namespace) -> Record | None:
+def _run(
+    spec: PeerSpec, scenario: str, case: Case, load: Load, build: Path, arguments: argparse.Namespace
+) -> Record | None:
     try:
-        broker = Broker(spec, build, arguments.broker_cpu if arguments.pin else None, arguments.start_timeout)
+        broker = Broker(
+            spec, case.setup, build, arguments.broker_cpu if arguments.pin else None, arguments.start_timeout
+        )
     except BrokerDidNotStart as error:
         print(error, file=sys.stderr)
         return None
     try:
-        return measure(broker, scenario, load, build)
+        return measure(broker, scenario, case, load, build)
     finally:
         broker.stop()
 
@@ -96,24 +114,43 @@ def _rounds(arguments: argparse.Namespace, load: Load, build: Path) -> list[Reco
     records: list[Record] = []
     sitting = round(time.time())
     for scenario in arguments.scenarios:
-        able = [s for s in arguments.specs if scenario not in s.skip and not (load.version == 5 and "v5" in s.skip)]
         for number_of_round in range(arguments.rounds):
             with _turn():
-                for spec in able:
-                    record = _run(spec, scenario, load, build, arguments)
+                for spec, case in _turns(scenario, arguments.specs, load):
+                    record = _run(spec, scenario, case, load, build, arguments)
                     if record is None:
                         continue
                     record |= {"round": number_of_round, "sitting": sitting}
                     records.append(record)
-                    if arguments.json:
-                        with arguments.json.open("a") as file:
-                            file.write(json.dumps(record) + "\n")
+                    _keep(arguments.json, record)
                     print(
-                        f"{scenario} v{load.version} #{number_of_round} {spec.name}: {number(record['rate'])}/s "
-                        f"{number(record['cpu_us'])} us/op lost {record['lost']} {record['status']} {record['note']}",
+                        f"{scenario} v{record['version']} #{number_of_round} {record['broker']}: "
+                        f"{number(record['rate'])}/s {number(record['cpu_us'])} us/op lost {record['lost']} "
+                        f"{record['status']} {record['note']}",
                         file=sys.stderr,
                     )
     return records
+
+
+def _turns(scenario: str, specs: Sequence[PeerSpec], load: Load) -> list[tuple[PeerSpec, Case]]:
+    """Who runs what in one round of a scenario: each broker the cases that it can do, one after the other."""
+    row = SCENARIOS[scenario]
+    five = (row.version or str(load.version)) != "4"
+    able = [spec for spec in specs if scenario not in spec.skip and not (five and "v5" in spec.skip)]
+    return [(spec, case) for spec in able for case in row.cases if case.setup in spec.setups]
+
+
+def _keep(path: Path | None, line: Record) -> None:
+    """Append one line to the JSON file."""
+    if path:
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _show(arguments: argparse.Namespace, head: str, records: Sequence[Record]) -> None:
+    print(table(records, arguments.brokers))
+    for page in arguments.out:
+        pages.write(page, blocks(head, records, arguments.brokers))
 
 
 def main() -> int:
@@ -121,10 +158,13 @@ def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that finally clauses stop the brokers
     if arguments.show:
-        records = [json.loads(line) for line in arguments.show.read_text().splitlines()]
-        there = list(dict.fromkeys(record["broker"] for record in records))
-        first = [name for name in arguments.brokers if name in there]
-        print(table(records, first + [name for name in there if name not in first]))
+        kept = [json.loads(line) for line in arguments.show.read_text().splitlines()]
+        head = "\n\n".join(line["header"] for line in kept if "header" in line)
+        records = [line for line in kept if "header" not in line]
+        there = list(dict.fromkeys(record["broker"].partition("+")[0] for record in records))
+        arguments.brokers = sorted(there, key=lambda name: (arguments.brokers + there).index(name))
+        print(head, end="\n\n")
+        _show(arguments, head, records)
         return 0
     for spec in arguments.specs:
         if missing := spec.missing():
@@ -149,13 +189,15 @@ def main() -> int:
     )
     head = header(arguments.specs, load, arguments.rounds, arguments.broker_cpu if arguments.pin else None)
     print(head, end="\n\n", flush=True)
+    _keep(arguments.json, {"header": head})
     records = _rounds(arguments, load, build)
-    lines = table(records, arguments.brokers)
-    print(lines)
-    if arguments.out:
-        arguments.out.write_text(f"{head}\n\n{lines}\n")
+    _show(arguments, head, records)
     complete = {(record["broker"], record["scenario"]) for record in records if record["status"] == "ok"}
-    wanted = {(s.name, c) for s in arguments.specs for c in arguments.scenarios if c not in s.skip}
+    wanted = {
+        (spec.name + case.name, scenario)
+        for scenario in arguments.scenarios
+        for spec, case in _turns(scenario, arguments.specs, load)
+    }
     return 0 if wanted <= complete and all(record["status"] == "ok" for record in records) else 1
 
 

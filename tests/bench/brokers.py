@@ -14,10 +14,11 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.bench import processes
 
-__all__ = ["Broker", "BrokerDidNotStart", "PeerSpec", "ours", "peers"]
+__all__ = ["Broker", "BrokerDidNotStart", "PeerSpec", "Setup", "ours", "peers"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -25,6 +26,25 @@ ROOT = HERE.parents[1]
 MARK = "ACEBROKER_BENCH_RUN"
 CONNECT = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05ready"
 DISCONNECT = b"\xe0\x00"
+#: rules of the setup `acl`, in mosquitto's format: the load's own topics, and others to look past
+ACL_RULES = """\
+topic read news/#
+topic write plant/+/alarm
+topic deny plant/secret
+topic readwrite bench/pair/+
+user ann
+topic readwrite plant/#
+pattern readwrite own/%u/#
+pattern read clients/%c/#
+"""
+#: our stages of the setup `acl`: they look at every message, and refuse none
+ACL_TOML = """\
+[authorization]
+acl_file = "acl"
+[[stage]]
+use = "rate-limit"
+options = { messages_per_second = 10_000_000, octets_per_second = 10_000_000_000 }
+"""
 
 
 class BrokerDidNotStart(Exception):
@@ -32,13 +52,22 @@ class BrokerDidNotStart(Exception):
 
 
 @dataclass(frozen=True)
-class PeerSpec:
-    """How to run one broker. `{executable}`, `{port}`, `{dir}` and `{build}` are filled into command and files."""
+class Setup:
+    """One configuration. `{executable}`, `{port}`, `{dir}` and `{build}` are filled into command and files."""
 
-    name: str
     #: shell template; must stay in the foreground
     command: str
+    #: name -> text, written into `{dir}`
     files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PeerSpec:
+    """How to run one broker."""
+
+    name: str
+    #: by name; the empty name is the usual one
+    setups: dict[str, Setup]
     #: scenario (or `v5`) -> why this broker cannot do it
     skip: dict[str, str] = field(default_factory=dict)
     #: shell template that prints the version; None = it has none of its own
@@ -47,6 +76,8 @@ class PeerSpec:
     variable: str | None = None
     #: the executable to look for when the variable is not set; None = the variable must be set
     default: str | None = None
+    #: what else the header says of it
+    remark: str = ""
 
     @property
     def executable(self) -> str:
@@ -80,8 +111,7 @@ def peers() -> dict[str, PeerSpec]:
     return {
         name: PeerSpec(
             name=name,
-            command=row["command"],
-            files={file: "\n".join(lines) + "\n" for file, lines in row.get("files", {}).items()},
+            setups={setup: _peer_setup(row, setup) for setup in ("", *row.get("setups", {}))},
             skip=row.get("skip", {}),
             version=row.get("version"),
             variable=row.get("executable", {}).get("variable"),
@@ -91,13 +121,34 @@ def peers() -> dict[str, PeerSpec]:
     }
 
 
-def ours(command: str | None = None) -> PeerSpec:
-    """This project's broker with its default configuration, or what the shell template `command` starts."""
+def _peer_setup(row: dict[str, Any], name: str) -> Setup:
+    """The usual configuration with the lines that a setup adds to its files."""
+    more = row.get("setups", {}).get(name, {})
+    files = {file: [*lines, *more.get(file, ())] for file, lines in row.get("files", {}).items()}
+    texts = {file: "\n".join(lines) + "\n" for file, lines in files.items()}
+    return Setup(row["command"], texts | ({"acl": ACL_RULES} if name == "acl" else {}))
+
+
+def ours(name: str = "ours", shell: str | None = None, command: str | None = None) -> PeerSpec:
+    """This project's broker with its default configuration, or what the shell template `command` starts.
+
+    `shell` is that setting of its listener; None leaves it as shipped.
+    """
     python = shlex.quote(sys.executable)
+    serve = f"{python} -m trio_acebroker serve"
+    listener = "[[listener]]\nport = {port}\n" + (f'shell = "{shell}"\n' if shell else "")
+    base = f"{listener}[authentication]\nanonymous = true\n"
+    by_file = f"{serve} --config {{dir}}/broker.toml"
+    if command:
+        setups = {"": Setup(command)}
+    else:
+        usual = Setup(by_file, {"broker.toml": base}) if shell else Setup(f"{serve} --listen 127.0.0.1:{{port}}")
+        setups = {"": usual, "acl": Setup(by_file, {"broker.toml": base + ACL_TOML, "acl": ACL_RULES})}
     return PeerSpec(
-        name="ours",
-        command=command or f"{python} -m trio_acebroker serve --listen 127.0.0.1:{{port}}",
-        version=f"{python} -m trio_acebroker version",
+        name=name,
+        setups=setups,
+        version=None if command else f"{python} -m trio_acebroker version",
+        remark=command or f"shell {shell or 'auto'}",
     )
 
 
@@ -123,11 +174,11 @@ def _answers_mqtt(port: int) -> bool:
 class Broker:
     """A running broker process in a fresh folder; `stop` it.
 
-    Arguments: `cpu`, the core to pin it to (None = any); `build`, the folder of compiled tools;
-    `start_seconds_max`, how long it may take to answer.
+    Arguments: `setup`, the name of one of its setups; `cpu`, the core to pin it to (None = any); `build`,
+    the folder of compiled tools; `start_seconds_max`, how long it may take to answer.
     """
 
-    def __init__(self, spec: PeerSpec, build: Path, cpu: str | None, start_seconds_max: float) -> None:
+    def __init__(self, spec: PeerSpec, setup: str, build: Path, cpu: str | None, start_seconds_max: float) -> None:
         self.name = spec.name
         self._folder = tempfile.TemporaryDirectory(prefix="acebroker-bench-", ignore_cleanup_errors=True)
         folder = Path(self._folder.name)
@@ -144,13 +195,13 @@ class Broker:
                 text = text.replace(name, value)
             return text
 
-        for file, text in spec.files.items():
+        for file, text in spec.setups[setup].files.items():
             (folder / file).write_text(fill(text))
         pinned = ["taskset", "-c", cpu] if cpu is not None else []
         log_path = folder / "stdout.log"
         self._log = log_path.open("wb")
         self._process = subprocess.Popen(
-            [*pinned, "sh", "-c", "exec " + fill(spec.command)],
+            [*pinned, "sh", "-c", "exec " + fill(spec.setups[setup].command)],
             env={**os.environ, MARK: str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=self._log,

@@ -7,18 +7,21 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.bench.brokers import HERE, Broker
 from tests.bench.processes import Sample, cpu_between, peak_resident_bytes, sample
-from tests.bench.scenarios import SCENARIOS
+from tests.bench.scenarios import SCENARIOS, Case
 
-__all__ = ["CannotCompile", "Load", "Record", "compile_tools", "measure"]
+__all__ = ["AtMark", "CannotCompile", "Load", "Record", "compile_tools", "measure"]
 
 #: one run as it goes into the JSON file
 Record = dict[str, Any]
+#: called with the name of each mark, before the load goes on
+AtMark = Callable[[str], None]
 
 
 class CannotCompile(Exception):
@@ -62,20 +65,26 @@ def compile_tools(folder: Path, compiler: str) -> None:
             raise CannotCompile(f"{compiler} cannot compile {name}.c:\n{done.stderr[-2000:]}")
 
 
-def measure(broker: Broker, scenario: str, load: Load, build: Path) -> Record:
-    """Run one scenario against `broker` and give its record; a run that does not end is killed."""
-    mode, *arguments = SCENARIOS[scenario][0].split()
+def _no_interest(mark: str) -> None:
+    """What most runs do at a mark."""
+
+
+def measure(
+    broker: Broker, scenario: str, case: Case, load: Load, build: Path, at_mark: AtMark = _no_interest
+) -> Record:
+    """Run one case of a scenario against `broker` and give its record; a run that does not end is killed."""
+    mode, *arguments = case.load.split()
+    version = SCENARIOS[scenario].version or str(load.version)
     command = [
         *(["taskset", "-c", load.cpu] if load.cpu is not None else []),
-        *(str(build / "mqload"), mode, *arguments, "-i", "-p", str(broker.port), "-v", str(load.version)),
-        *("-P", str(load.payload_bytes), "-d", str(load.seconds), "-I", str(load.stall_seconds)),
-        *load.options.split(),
+        *(str(build / "mqload"), mode, "-p", str(broker.port), "-v", version[0], "-P", str(load.payload_bytes)),
+        *("-d", str(load.seconds), "-I", str(load.stall_seconds), "-i", *arguments, *load.options.split()),
     ]
-    marks, said, note = _converse(command, broker.pid, time.monotonic() + load.limit_seconds)
+    marks, said, note = _converse(command, broker.pid, time.monotonic() + load.limit_seconds, at_mark)
     record: Record = {
-        "broker": broker.name,
+        "broker": broker.name + case.name,
         "scenario": scenario,
-        "version": load.version,
+        "version": version,
         "payload": load.payload_bytes,
         "pinned": load.cpu is not None,
         "when": round(time.time()),
@@ -104,13 +113,17 @@ def measure(broker: Broker, scenario: str, load: Load, build: Path) -> Record:
         record["sys_share"] = (last.system - first.system) / (last.cpu - first.cpu)
     if scenario == "idle" and operations:
         record["kib_per_connection"] = (last.resident_bytes - first.resident_bytes) / operations / 1024
+    if "up" in marks:
+        record["growth_mb"] = (last.resident_bytes - marks["up"].resident_bytes) / 1e6
     if scenario == "retained":
         record["set_cpu_us"] = cpu_between(marks["start"], marks["set"]) / max(1, said["acked"]) * 1e6
         record["set_rate"] = said["acked"] / said["setup_s"] if said["setup_s"] else 0
     return record
 
 
-def _converse(command: list[str], pid: int, kill_at: float) -> tuple[dict[str, Sample], Record | None, str]:
+def _converse(
+    command: list[str], pid: int, kill_at: float, at_mark: AtMark
+) -> tuple[dict[str, Sample], Record | None, str]:
     """Run mqload: sample the broker at each MARK line, let it go on, and take its JSON line."""
     marks: dict[str, Sample] = {}
     said: Record | None = None
@@ -129,7 +142,13 @@ def _converse(command: list[str], pid: int, kill_at: float) -> tuple[dict[str, S
                 if not line:
                     break
                 if line.startswith("MARK "):
-                    marks[line.split()[1]] = sample(pid)
+                    mark = line.split()[1]
+                    if mark == "end":
+                        marks[mark] = sample(pid)
+                        at_mark(mark)
+                    else:
+                        at_mark(mark)
+                        marks[mark] = sample(pid)
                     generator.stdin.write("go\n")
                     generator.stdin.flush()
                 else:

@@ -1,29 +1,75 @@
 """The scenarios: what load each row of the table stands for.
 
-A scenario is a list of `mqload` arguments. Their numbers (clients, windows, paces) are the definition
-of the row: results of different versions are comparable only as long as nobody touches them.
+A scenario is one or two cases of `mqload` arguments. Their numbers (clients, windows, paces) are the
+definition of the row: results of different versions are comparable only as long as nobody touches them.
 """
 
 from __future__ import annotations
 
-__all__ = ["SCENARIOS", "SCENARIOS_DEFAULT"]
+from dataclasses import dataclass
 
-#: name -> (mqload arguments, what the row means)
-SCENARIOS: dict[str, tuple[str, str]] = {
-    "one": ("flow -n 1 -m 1 -w 5000", "QoS 0, 1 publisher -> 1 subscriber, pipelined"),
-    "fanin": ("flow -t fanin -n 50 -m 1 -w 100", "QoS 0, 50 publishers -> 1 subscriber on +"),
-    "fan100": ("flow -t fanout -n 1 -m 100 -w 50", "QoS 0, 1 publisher -> 100 subscribers"),
-    "fan1000": ("flow -t fanout -n 1 -m 1000 -w 10", "QoS 0, 1 publisher -> 1000 subscribers"),
-    "pairs": ("flow -n 100 -m 100 -w 50", "QoS 0, 100 publishers -> 100 subscribers, own topics, pipelined"),
-    "pairs1": ("flow -n 100 -m 100 -w 1", "the same, one open message a pair (no batching)"),
-    "qos1": ("flow -n 100 -m 100 -q 1 -w 20", "QoS 1 pairs, 20 unacknowledged a publisher"),
-    "qos2": ("flow -n 100 -m 100 -q 2 -w 20", "QoS 2 pairs, 20 open a publisher"),
-    "storm": ("storm -n 100", "CONNECT/CONNACK/DISCONNECT cycles, 100 at once"),
-    "idle": ("idle -n 5000", "5000 idle connections"),
-    "lat1k": ("flow -n 100 -m 100 -r 1000 -s", "QoS 0 pairs paced at 1,000 messages/s, latency"),
-    "lat10k": ("flow -n 100 -m 100 -r 10000 -s", "QoS 0 pairs paced at 10,000 messages/s, latency"),
-    "wild": ("flow -t wild -n 10 -m 100 -f 1000 -w 500", "100k filters with + and #, one match a message"),
-    "retained": ("retained -c 100000 -w 20", "100k retained set (QoS 1), then drained by #"),
+__all__ = ["DEAF", "SCENARIOS", "SCENARIOS_DEFAULT", "Case", "Scenario"]
+
+#: subscribers of the row `slow` that never read
+DEAF = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One load against one setup of every broker."""
+
+    #: mqload arguments
+    load: str
+    #: what the table puts behind the broker's name; empty for the case that others are compared with
+    name: str = ""
+    #: how the broker is set up (`PeerSpec.setups`); empty is its usual configuration
+    setup: str = ""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One row of the table."""
+
+    meaning: str
+    #: run one after the other in each round; a broker without the setup of a case leaves it out
+    cases: tuple[Case, ...]
+    #: the only protocol version this row is about, as the table shows it; None = as asked for
+    version: str | None = None
+
+
+def _plain(load: str, meaning: str, version: str | None = None) -> Scenario:
+    return Scenario(meaning, (Case(load),), version)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "one": _plain("flow -n 1 -m 1 -w 5000", "QoS 0, 1 publisher -> 1 subscriber, pipelined"),
+    "fanin": _plain("flow -t fanin -n 50 -m 1 -w 100", "QoS 0, 50 publishers -> 1 subscriber on +"),
+    "fan100": _plain("flow -t fanout -n 1 -m 100 -w 50", "QoS 0, 1 publisher -> 100 subscribers"),
+    "fan1000": _plain("flow -t fanout -n 1 -m 1000 -w 10", "QoS 0, 1 publisher -> 1000 subscribers"),
+    "pairs": _plain("flow -n 100 -m 100 -w 50", "QoS 0, 100 publishers -> 100 subscribers, own topics, pipelined"),
+    "pairs1": _plain("flow -n 100 -m 100 -w 1", "the same, one open message a pair (no batching)"),
+    "qos1": _plain("flow -n 100 -m 100 -q 1 -w 20", "QoS 1 pairs, 20 unacknowledged a publisher"),
+    "qos2": _plain("flow -n 100 -m 100 -q 2 -w 20", "QoS 2 pairs, 20 open a publisher"),
+    "storm": _plain("storm -n 100", "CONNECT/CONNACK/DISCONNECT cycles, 100 at once"),
+    "idle": _plain("idle -n 5000", "5000 idle connections"),
+    "lat1k": _plain("flow -n 100 -m 100 -r 1000 -s", "QoS 0 pairs paced at 1,000 messages/s, latency"),
+    "lat10k": _plain("flow -n 100 -m 100 -r 10000 -s", "QoS 0 pairs paced at 10,000 messages/s, latency"),
+    "wild": _plain("flow -t wild -n 10 -m 100 -f 1000 -w 500", "100k filters with + and #, one match a message"),
+    "retained": _plain("retained -c 100000 -w 20", "100k retained set (QoS 1), then drained by #"),
+    "var": _plain("flow -n 100 -m 100 -w 50 -T 10 -L 16-115", "pairs, 10 topics a publisher, 16 to 115 bytes mixed"),
+    "props": _plain("flow -n 100 -m 100 -w 50 -u 3", "pairs, three user properties in every message", "5"),
+    "mix": _plain("flow -n 100 -m 100 -w 50 -M", "pairs, half 3.1.1 -> 5.0 and half 5.0 -> 3.1.1", "4/5"),
+    "acl": Scenario(
+        "pairs, without and with an ACL file (and our rate limiter, never reached)",
+        (Case("flow -n 100 -m 100 -w 50"), Case("flow -n 100 -m 100 -w 50", "+acl", "acl")),
+    ),
+    "slow": Scenario(
+        f"lat10k beside a flood of 2,000 messages/s of 4 KiB, without and with {DEAF} subscribers that never read it",
+        (
+            Case("flow -n 100 -m 100 -r 10000 -s -Z 2000 -Y 4096"),
+            Case(f"flow -n 100 -m 100 -r 10000 -s -Z 2000 -Y 4096 -z {DEAF}", "+deaf"),
+        ),
+    ),
 }
 
 #: what `make bench` runs
