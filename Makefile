@@ -18,7 +18,7 @@ SOURCES := $(shell find codec middleware broker tests spec -type f ! -path '*/__
 	pyproject.toml Makefile README.md
 TESTED := $(VENV)/.tested$(if $(ACEBROKER_REQUIRE_ALL),-all)
 
-.PHONY: help run setup typing-environment test check format lint types house conformance mutants fuzz bench
+.PHONY: help run setup typing-environment test check format lint types house conformance mutants fuzz bench profile
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ fuzz: $(VENV)/.installed-test ## throw bytes at decoder and connections (FUZZ_SE
 bench: $(VENV)/.installed-test ## cost per message, beside mosquitto where it is installed (needs a C compiler)
 	$(PY) -m tests.bench $(ARGS)
 
+profile: $(VENV)/.installed-test $(VENV)/.installed-bench ## where the CPU goes under the load of a benchmark row
+	$(PY) -m tests.bench.profile $(ARGS)
+
 $(TESTED): $(SOURCES) $(VENV)/.installed-test
 	$(PY) -m pytest
 	@touch $@
@@ -70,6 +73,10 @@ $(VENV)/.installed: pyproject.toml | $(PY)
 $(VENV)/.installed-test: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 # an environment of its own: trio-typing hides Trio's types from mypy
 typing-environment: $(VENV)-typing/.installed

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.bench import pages
 from tests.bench.brokers import Broker, BrokerDidNotStart, PeerSpec, ours, peers
-from tests.bench.measurement import CannotCompile, Load, Record, compile_tools, measure
+from tests.bench.measurement import CannotCompile, Load, Record, build_folder, compile_tools, measure
 from tests.bench.report import blocks, header, number, table
 from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT, Case
 
@@ -170,9 +170,7 @@ def main() -> int:
         if missing := spec.missing():
             print(missing, file=sys.stderr)
             return 2
-    build = Path(
-        os.environ.get("ACEBROKER_BENCH_BUILD", Path(tempfile.gettempdir()) / f"acebroker-bench-{os.getuid()}")
-    )
+    build = build_folder()
     try:
         compile_tools(build, arguments.cc)
     except CannotCompile as error:

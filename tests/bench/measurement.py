@@ -6,6 +6,7 @@ import json
 import os
 import select
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from tests.bench.brokers import HERE, Broker
 from tests.bench.processes import Sample, cpu_between, peak_resident_bytes, sample
 from tests.bench.scenarios import SCENARIOS, Case
 
-__all__ = ["AtMark", "CannotCompile", "Load", "Record", "compile_tools", "measure"]
+__all__ = ["AtMark", "CannotCompile", "Load", "Record", "build_folder", "compile_tools", "measure"]
 
 #: one run as it goes into the JSON file
 Record = dict[str, Any]
@@ -43,6 +44,12 @@ class Load:
     cpu: str | None = "1"
     #: more mqload options
     options: str = ""
+
+
+def build_folder() -> Path:
+    """Where compiled tools are kept: `$ACEBROKER_BENCH_BUILD`, or a folder of this user's among temporary files."""
+    own = Path(tempfile.gettempdir()) / f"acebroker-bench-{os.getuid()}"
+    return Path(os.environ.get("ACEBROKER_BENCH_BUILD", own))
 
 
 def compile_tools(folder: Path, compiler: str) -> None:

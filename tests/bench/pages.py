@@ -11,7 +11,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["write"]
+__all__ = ["NAMES", "write"]
+
+#: all blocks that there are: two of `make bench`, one of `make profile`
+NAMES = ("table", "headline", "profile")
 
 MARKED = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
 
@@ -19,15 +22,17 @@ MARKED = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- bench: end -->)", re.DOT
 def write(page: Path, blocks: Mapping[str, str]) -> None:
     """Put each block (Markdown, by name) where `page` has its marker; a page without markers is written anew.
 
-    Raises ValueError for a marker that names no block.
+    Markers of other blocks keep what they have. Raises ValueError for a marker that no block can fill.
     """
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     if not MARKED.search(text):
         text = "\n".join(f"<!-- bench: {name} -->\n<!-- bench: end -->\n" for name in blocks)
 
     def block(found: re.Match[str]) -> str:
+        if found[2] not in NAMES:
+            raise ValueError(f"{page}: no block {found[2]!r}; there are {', '.join(NAMES)}")
         if found[2] not in blocks:
-            raise ValueError(f"{page}: no block {found[2]!r}; there are {', '.join(blocks)}")
+            return found[0]
         return f"{found[1]}\n{blocks[found[2]]}\n\n{found[3]}"
 
     page.write_text(MARKED.sub(block, text), encoding="utf-8")
