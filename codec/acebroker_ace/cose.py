@@ -31,6 +31,11 @@ CWT_TAG: Final = 61
 _TAGS: Final = {Protection.ENCRYPTION: 16, Protection.MAC: 17, Protection.SIGNATURE: 18}
 _BY_TAG: Final = {tag: protection for protection, tag in _TAGS.items()}
 _CONTEXTS: Final = {Protection.ENCRYPTION: "Encrypt0", Protection.MAC: "MAC0", Protection.SIGNATURE: "Signature1"}
+_OPENING: Final[Mapping[Protection, Operation]] = {
+    Protection.SIGNATURE: Operation.VERIFY,
+    Protection.MAC: Operation.MAC_VERIFY,
+    Protection.ENCRYPTION: Operation.DECRYPT,
+}
 #: COSE_Encrypt, COSE_Mac, COSE_Sign
 _TAGS_OF_MANY: Final = frozenset({96, 97, 98})
 
@@ -116,17 +121,12 @@ class CoseMessage(Struct, frozen=True):
             raise UnauthenticToken(f"{algorithm.name}: the key does not open it") from None
         return self.content
 
-    @property
-    def operation(self) -> Operation:
-        """What the key is asked to do."""
-        return _OPENING[self.algorithm_unverified.protection]
+    def __repr__(self) -> str:
+        return f"CoseMessage({self.algorithm_unverified.name})"
 
-
-_OPENING: Final[Mapping[Protection, Operation]] = {
-    Protection.SIGNATURE: Operation.VERIFY,
-    Protection.MAC: Operation.MAC_VERIFY,
-    Protection.ENCRYPTION: Operation.DECRYPT,
-}
+    def fits(self, key: Key) -> bool:
+        """Whether the key may be what opens it."""
+        return key.fits(self.algorithm_unverified, _OPENING[self.algorithm_unverified.protection])
 
 
 def seal(

@@ -198,6 +198,11 @@ class Key:
         """Whether it holds a private key. Symmetric keys do not count."""
         return self._private is not None
 
+    @property
+    def octets(self) -> int:
+        """Length of a symmetric key; 0 for any other."""
+        return len(self._secret)
+
     def jwk(self, *, private: bool = False) -> dict[str, str]:
         """As a JWK. `private`: with the secret part; without it, a symmetric key has nothing to show but `kty`."""
         jwk: dict[str, str] = {}

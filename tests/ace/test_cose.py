@@ -150,6 +150,7 @@ UNPROTECTED = {
     "crit names what is not understood, as text": message(header((1, -8), (2, ["x"]), ("x", 1)), {}, b"", bytes(64)),
     "crit names a list": message(header((1, -8), (2, [[]])), {}, b"", bytes(64)),
     "a Partial IV": message(header((1, 1)), {6: b"\1"}, bytes(20), tag=16),
+    "a protected Partial IV": message(header((1, 1), (6, b"\1")), {}, bytes(20), tag=16),
     "IV and Partial IV": message(header((1, 1)), {5: NONCE, 6: b"\1"}, bytes(20), tag=16),
 }
 

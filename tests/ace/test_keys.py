@@ -9,6 +9,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,6 +152,7 @@ NOT_JWK: dict[str, dict[str, Any]] = {
     "x too short": ED25519 | {"x": b64(bytes(31))},
     "padding": ED25519 | {"x": ED25519["x"] + "="},
     "another private part": P256 | {"d": b64(bytes(31) + b"\5")},
+    "private part without its leading zeros": P256 | {"d": b64((123_456_789).to_bytes(4, "big"))},
     "private part zero": P256 | {"d": b64(bytes(32))},
     "an empty secret": {"kty": "oct", "k": ""},
     "a secret that is no text": {"kty": "oct", "k": 1},
@@ -234,6 +236,17 @@ def test_no_changed_octet_is_accepted(algorithm: Algorithm, data: st.DataObject)
     changed = bytearray(value)
     changed[index] ^= data.draw(st.integers(1, 255))
     for wrong in (bytes(changed), value[:index], value + b"\0", b""):
+        with pytest.raises(InvalidSignature):
+            key.verify(algorithm, b"data", wrong)
+
+
+@pytest.mark.parametrize("algorithm", [ES256, ES384, ES512], ids=lambda a: a.name)
+@ace("ADJ-7515-1")
+def test_a_signature_has_one_spelling(algorithm: Algorithm) -> None:
+    key = private_key(algorithm)
+    value = key.sign(algorithm, b"data")
+    r, s = value[: algorithm.key_bytes], value[algorithm.key_bytes :]
+    for wrong in (r + b"\0" + s, b"\0" + r + b"\0" + s, encode_dss_signature(int.from_bytes(r), int.from_bytes(s))):
         with pytest.raises(InvalidSignature):
             key.verify(algorithm, b"data", wrong)
 

@@ -19,7 +19,7 @@ from tests.house.modules import ROOT, Module, modules, parse
 #: what of ours and of others each package may import, besides the standard library
 RIGHTS = {
     "acebroker_codec": {"acebroker_codec", "msgspec"},
-    "acebroker_ace": {"acebroker_ace", "acebroker_codec", "cbor2", "cryptography", "msgspec"},
+    "acebroker_ace": {"acebroker_ace", "acebroker_codec", "cbor2", "cryptography", "joserfc", "msgspec"},
     "acebroker_middleware": {"acebroker_ace", "acebroker_codec", "acebroker_middleware", "argon2", "msgspec"},
     "trio_acebroker": {
         "acebroker_ace",
