@@ -14,9 +14,10 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.bench import processes
+from trio_acebroker.config import Listener
 
 __all__ = ["Broker", "BrokerDidNotStart", "PeerSpec", "Setup", "ours", "peers"]
 
@@ -129,26 +130,28 @@ def _peer_setup(row: dict[str, Any], name: str) -> Setup:
     return Setup(row["command"], texts | ({"acl": ACL_RULES} if name == "acl" else {}))
 
 
-def ours(name: str = "ours", shell: str | None = None, command: str | None = None) -> PeerSpec:
+def ours(name: str = "ours", shell: Literal["auto", "raw", "pump"] = "auto", command: str | None = None) -> PeerSpec:
     """This project's broker with its default configuration, or what the shell template `command` starts.
 
-    `shell` is that setting of its listener; None leaves it as shipped.
+    `shell` is that setting of its listener; `auto` is as shipped.
     """
     python = shlex.quote(sys.executable)
     serve = f"{python} -m trio_acebroker serve"
-    listener = "[[listener]]\nport = {port}\n" + (f'shell = "{shell}"\n' if shell else "")
+    listener = "[[listener]]\nport = {port}\n" + (f'shell = "{shell}"\n' if shell != "auto" else "")
     base = f"{listener}[authentication]\nanonymous = true\n"
     by_file = f"{serve} --config {{dir}}/broker.toml"
     if command:
         setups = {"": Setup(command)}
     else:
-        usual = Setup(by_file, {"broker.toml": base}) if shell else Setup(f"{serve} --listen 127.0.0.1:{{port}}")
+        usual = (
+            Setup(by_file, {"broker.toml": base}) if shell != "auto" else Setup(f"{serve} --listen 127.0.0.1:{{port}}")
+        )
         setups = {"": usual, "acl": Setup(by_file, {"broker.toml": base + ACL_TOML, "acl": ACL_RULES})}
     return PeerSpec(
         name=name,
         setups=setups,
         version=None if command else f"{python} -m trio_acebroker version",
-        remark=command or f"shell {shell or 'auto'}",
+        remark=command or f"shell {Listener(shell=shell).shell_name}",
     )
 
 

@@ -129,7 +129,7 @@ class _Sampler:
 
 
 def _profile(name: str, scenario: str, case: Case, load: Load, native: bool) -> Counter[tuple[str, str]]:
-    spec = ours(name, "raw" if name == "ours-raw" else None)
+    spec = ours(name, "raw" if name == "ours-raw" else "auto")
     cpu = None if load.cpu is None else "0"
     broker = Broker(spec, case.setup, build_folder(), cpu, 30)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import pytest
 
@@ -70,9 +71,9 @@ def test_flashmq_gets_our_limits() -> None:
     assert int(configured["client_max_write_buffer_size"]) == limits.out_queue_bytes_max
 
 
-@pytest.mark.parametrize("shell", [None, "raw"])
+@pytest.mark.parametrize("shell", ["auto", "raw"])
 @pytest.mark.parametrize("setup", ["", "acl"])
-def test_our_setups_change_only_what_they_are_about(setup: str, shell: str | None) -> None:
+def test_our_setups_change_only_what_they_are_about(setup: str, shell: Literal["auto", "raw"]) -> None:
     chosen = ours("ours", shell).setups[setup]
     if "--listen" in chosen.command:
         assert not chosen.files  # as shipped
@@ -80,7 +81,7 @@ def test_our_setups_change_only_what_they_are_about(setup: str, shell: str | Non
     config = BrokerConfig.from_toml(chosen.files["broker.toml"].replace("{port}", "1884"))
     shipped = BrokerConfig()
     assert (config.limits, config.sys_topics, config.log) == (shipped.limits, shipped.sys_topics, shipped.log)
-    assert [(listener.port, listener.shell) for listener in config.listeners] == [(1884, shell or "auto")]
+    assert [(listener.port, listener.shell) for listener in config.listeners] == [(1884, shell)]
     assert [stage.use for stage in config.stages] == (["rate-limit"] if setup else [])
     for stage in config.stages:
         load_stage(stage.use, stage.options)

@@ -163,3 +163,18 @@ async def test_no_answer_is_lost_to_a_client_that_reads_late() -> None:
         received = await slow.drain()
         assert [p.packet_identifier for p in received if isinstance(p, Puback)] == list(range(1, 500))
         assert received[-1] == Pingresp()
+
+
+async def test_what_waited_in_a_group_comes_to_a_member_that_reads_slowly() -> None:
+    """More than an out-queue: what was sent makes room for the rest, until the socket is full again."""
+    async with broker_running(limits=LIMITS) as broker:
+        member = await connected(broker, "member", session_expiry_interval=1000)
+        await member.subscribe("$share/g/t", qos=1)
+        await member.disconnect()
+        publisher = await connected(broker, "publisher")
+        for number in range(100):
+            await publisher.publish("t", b"%d" % number + bytes(5_000), qos=1)
+        member = await connected(broker, "member", clean_start=False)
+        for number in range(100):
+            await wait_all_tasks_blocked()
+            await member.expect_message("t", b"%d" % number + bytes(5_000), qos=1)

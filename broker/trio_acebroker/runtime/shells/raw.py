@@ -78,10 +78,10 @@ class RawShell:
         try:
             while True:
                 await task.stream.wait_writable()
-                finished = delivery.writable(task.conn)
-                delivery.flush()
+                delivery.writable(task.conn)
+                delivery.flush()  # may block it again, with what waited in a group
                 written.unpark_all()
-                if finished:
+                if not task.conn.blocked:
                     return
         finally:
             del self._writing[task]
