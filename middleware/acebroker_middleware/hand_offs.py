@@ -7,8 +7,8 @@ continuation)`, which only `broker/` awaits. The batch of that connection waits;
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Generic, TypeVar, cast
 
 from acebroker_codec.errors import MqttError
 from acebroker_codec.packets import Packet
@@ -21,10 +21,28 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def then(pending: Awaitable[T], following: Callable[[T], Maybe[R]]) -> R:
-    """Await `pending`, go on with its result, and await what that gives, if it has to be awaited too."""
-    result = following(await pending)
-    return cast("R", await result if inspect.isawaitable(result) else result)
+class _Then(Generic[R]):
+    """What `then` gives: awaits one thing after the other in a loop, so that a long row of them takes no stack."""
+
+    __slots__ = ("following", "pending")
+
+    def __init__(self, pending: Awaitable[Any], following: Callable[[Any], Maybe[R]]) -> None:
+        self.pending = pending
+        self.following = following
+
+    def __await__(self) -> Generator[Any, Any, R]:
+        result: Any = self
+        while isinstance(result, _Then):
+            following = result.following
+            result = following((yield from result.pending.__await__()))
+        if inspect.isawaitable(result):
+            result = yield from result.__await__()
+        return cast("R", result)
+
+
+def then(pending: Awaitable[T], following: Callable[[T], Maybe[R]]) -> Awaitable[R]:
+    """An awaitable of what `following` gives for the result of `pending`, itself awaited where it has to be."""
+    return _Then(pending, following)
 
 
 async def or_error(pending: Awaitable[None], batch: list[Packet | MqttError]) -> list[Packet | MqttError]:

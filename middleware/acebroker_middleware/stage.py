@@ -126,22 +126,42 @@ class PerPacket:
                 out.append(self._ending(error))
                 return out
             if inspect.isawaitable(result):
-                return self._rest(conn, packet, out, result, batch[index + 1 :])
-            if result is not None:
-                out.append(result)
-            elif (refused := self._dropped(conn, packet)) is not None:
-                out.append(refused)
+                return self._from(conn, batch[index:], result, out)
+            if not self._taken(conn, packet, result, out):
                 return out
         return out
 
-    def _dropped(self, conn: Connection, packet: Packet) -> MqttError | None:
-        """Answer what the function dropped without a word, as everything behind it would wait for that."""
-        if conn.unanswered(packet):
+    async def _from(self, conn: Connection, rest: Batch, first: Awaitable[Any], out: Batch) -> Batch:
+        """The same, from the first packet whose function has to be awaited: `first` is what it gave."""
+        result: Any = first
+        for packet in rest:
+            if isinstance(packet, MqttError) or packet.packet_type not in self.wants:
+                out.append(packet)
+                continue
+            try:
+                if result is None:
+                    result = self._function(conn, packet)
+                if inspect.isawaitable(result):
+                    result = await result
+            except Exception as error:
+                out.append(self._ending(error))
+                return out
+            if not self._taken(conn, packet, result, out):
+                return out
+            result = None
+        return out
+
+    def _taken(self, conn: Connection, packet: Packet, result: Any, out: Batch) -> bool:
+        """Put what the function gave into `out`; False when that ends the batch."""
+        if result is not None:
+            out.append(result)
+        elif conn.unanswered(packet):  # dropped without a word: everything behind it would wait for the answer
             try:
                 conn.refuse(packet, ReasonCode.UNSPECIFIED_ERROR, self.name)
             except MqttError as error:
-                return error
-        return None
+                out.append(error)
+                return False
+        return True
 
     def _ending(self, error: Exception) -> MqttError:
         """What goes into the batch in place of the packet, so that everything before it is still handled."""
@@ -150,18 +170,6 @@ class PerPacket:
         failure = StageFailure(f"stage {self.name} failed")
         failure.__cause__ = error
         return failure
-
-    async def _rest(self, conn: Connection, packet: Packet, out: Batch, pending: Awaitable[Any], rest: Batch) -> Batch:
-        try:
-            result = await pending
-        except Exception as error:
-            return [*out, self._ending(error)]
-        if result is not None:
-            out.append(result)
-        elif (refused := self._dropped(conn, packet)) is not None:
-            return [*out, refused]
-        following = self.on_batch(conn, rest)
-        return [*out, *(await following if inspect.isawaitable(following) else following)]
 
 
 def per_packet(*types: PacketType, name: str | None = None) -> Callable[[PacketHandler], PerPacket]:

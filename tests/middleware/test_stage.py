@@ -134,3 +134,17 @@ async def test_the_rest_of_a_batch_waits_for_a_function_that_waits() -> None:
     batch = [publish(1, 1), Pingreq(), publish(1, 2), publish(1, 3)]
     assert (await conn.feed_async(note, *batch)).passed == batch
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+async def test_a_full_read_of_small_packets_is_no_trouble_for_a_function_that_is_async(waiting: bool) -> None:
+    """64 KiB hold more packets than Python has room for calls within calls."""
+
+    @per_packet(PacketType.PUBLISH)
+    async def passing(conn: Connection, packet: Publish) -> Publish:
+        if waiting:
+            await trio.lowlevel.checkpoint()
+        return packet
+
+    batch = [publish()] * 5_000
+    assert (await RecordingConnection().feed_async(passing, *batch)).passed == batch
