@@ -32,7 +32,8 @@ class AckSlots:
         self._head = head
         #: Packet Identifiers; append opens a slot. A list, as few are open at a time: a deque takes 600 octets empty
         self.open: list[int] = []
-        self._ready: dict[int, bytes] = {}
+        #: answers to slots that are not at the head; a client may use an identifier twice in a row
+        self._ready: dict[int, list[bytes]] = {}
 
     def waits(self, packet_identifier: int) -> bool:
         """Whether a slot of this identifier is open and nothing was filled in yet."""
@@ -46,14 +47,18 @@ class AckSlots:
             frame = (self._head | packet_identifier).to_bytes(4, "big")
         waiting = self.open
         if waiting[0] != packet_identifier:
-            self._ready[packet_identifier] = frame
+            self._ready.setdefault(packet_identifier, []).append(frame)
             return
         del waiting[0]
         write = self._write
         write(frame)
         ready = self._ready
         while ready and waiting[0] in ready:
-            write(ready.pop(waiting.pop(0)))
+            following = waiting.pop(0)
+            frames = ready[following]
+            write(frames.pop(0))
+            if not frames:
+                del ready[following]
 
 
 class AckQueue:
