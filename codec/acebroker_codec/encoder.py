@@ -55,7 +55,7 @@ from acebroker_codec.wire import (
     encode_variable_byte_integer,
 )
 
-__all__ = ["encode", "publish_frame", "publish_halves"]
+__all__ = ["encode", "publish_frame", "publish_halves", "publish_header"]
 
 _MQTT_5: Final = ProtocolVersion.MQTT_5
 
@@ -150,6 +150,18 @@ def publish_frame(
     return b"".join((encode_byte(first_octet), encode_variable_byte_integer(length), field, encoded, payload))
 
 
+def publish_header(first_octet: int, length: int, topic_size: int) -> bytes:
+    """What stands before the topic of a PUBLISH: first octet, Remaining Length, and the topic's length.
+
+    `length` counts everything behind the Remaining Length. Raises `ValueError` where that is too long for the wire.
+    """
+    if length < 0x80:
+        return (first_octet << 24 | length << 16 | topic_size).to_bytes(4, "big")
+    if length < 0x4000:
+        return (first_octet << 32 | (length & 0x7F | 0x80) << 24 | length >> 7 << 16 | topic_size).to_bytes(5, "big")
+    return encode_byte(first_octet) + encode_variable_byte_integer(length) + topic_size.to_bytes(2, "big")
+
+
 def publish_halves(first_octet: int, topic: bytes, payload: bytes, properties: bytes) -> tuple[bytes, bytes]:
     """A PUBLISH for many receivers: what stands before and what stands after the Packet Identifier.
 
@@ -162,10 +174,7 @@ def publish_halves(first_octet: int, topic: bytes, payload: bytes, properties: b
     length = 2 + size + len(properties) + len(payload)
     if first_octet & 0x06:
         length += 2
-    if length < 0x80:
-        return (first_octet << 24 | length << 16 | size).to_bytes(4, "big") + topic, properties + payload
-    before = encode_byte(first_octet) + encode_variable_byte_integer(length) + size.to_bytes(2, "big") + topic
-    return before, properties + payload
+    return publish_header(first_octet, length, size) + topic, properties + payload
 
 
 def _publish(packet: Publish, version: ProtocolVersion) -> bytes:

@@ -91,6 +91,10 @@ class Authz:
         """May a message on this topic still go to this client?"""
         return Verdict.PASS if _authority(conn).permits_receive(flow.topic).allowed else Verdict.DENY
 
+    def plan_deliver_filter(self, conn: Connection, topic_filter: str) -> Verdict:
+        """PASS where everything that the filter selects may go to this client."""
+        return Verdict.PASS if _authority(conn).permits_subscribe(topic_filter).allowed else Verdict.INSPECT
+
     def on_deliver(self, conn: Connection, batch: list[Message]) -> list[Message]:
         """Drop what is not granted (any more)."""
         authority = _authority(conn)

@@ -21,6 +21,7 @@ from acebroker_codec.packets import Puback, Pubcomp, Pubrec, Pubrel
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import FlowKey, Verdict
+from acebroker_middleware.replays import Replays
 from acebroker_middleware.state.message import Delivery, Frames, Message
 from acebroker_middleware.state.ports import Settle, Store
 from acebroker_middleware.state.retained import RetainedMessages
@@ -48,7 +49,7 @@ class Deliver:
     def __init__(self, round_: Round, store: Store, retained: RetainedMessages, stages: Sequence[Any] = ()) -> None:
         self._round = round_
         self._store = store
-        self._retained = retained
+        self._replays = Replays(round_, retained, self._covers, self.qos_0, self._send)
         self.stages = tuple(stages)
 
     # ---- may it go out? ----
@@ -89,6 +90,21 @@ class Deliver:
             error = failure
         conn.end(error)
 
+    def _covers(self, conn: Connection, topic_filter: str) -> bool:
+        """Whether no deliver stage has anything against any topic of the filter, so that none need be asked."""
+        for stage in self.stages:
+            plan = getattr(stage, "plan_deliver_filter", None)
+            if plan is None:
+                return False
+            try:
+                verdict = plan(conn, topic_filter)
+            except Exception as error:
+                self._failed(stage, conn, error)
+                return False
+            if verdict is not Verdict.PASS:
+                return False
+        return True
+
     def _denied(self, conn: Connection, topic: str) -> bool:
         return bool(self.stages) and self.plan(conn, topic) is Verdict.DENY
 
@@ -118,9 +134,18 @@ class Deliver:
     # ---- QoS 0 ----
 
     def qos_0(
-        self, conn: Connection, frames: Frames, retain: bool, identifiers: tuple[int, ...] = (), inspect: bool = False
+        self,
+        conn: Connection,
+        frames: Frames,
+        retain: bool,
+        identifiers: tuple[int, ...] = (),
+        inspect: bool = False,
+        bounded: bool = True,
     ) -> None:
-        """Queue one message of QoS 0 for a connection, or drop it over the bound of the out-queue."""
+        """Queue one message of QoS 0 for a connection, or drop it over the bound of the out-queue.
+
+        Without `bounded` the caller has seen that there is room for something.
+        """
         counters = self._round.counters
         if inspect:
             message = self._permitted(conn, frames.message)
@@ -140,7 +165,7 @@ class Deliver:
             conn.sending_aliases.forget(aliased)
             counters.dropped_too_large += 1  # [MQTT-3.1.2-25]
             return
-        if conn.out_octets + octets > conn.out_octets_max:
+        if bounded and conn.out_octets + octets > conn.out_octets_max:
             conn.drain(conn)
             if conn.out_octets + octets > conn.out_octets_max:
                 conn.sending_aliases.forget(aliased)
@@ -190,26 +215,25 @@ class Deliver:
         if state.queue or state.resend or state.retained_waiting or state.groups:
             self.pump(state)
 
-    def pump(self, state: SessionState) -> None:
-        """Send what waits, as far as the window and the out-queue allow: resends, the queue, groups, retained."""
+    def pump(self, state: SessionState) -> bool:
+        """Send what waits, as far as the window and the out-queue allow: resends, the queue, groups, retained.
+
+        Retained messages leave in slices. True when there is another one to send as soon as others had their turn:
+        call again then. The connection is `dirty` until that is done.
+        """
         conn = state.connection
         if conn is None or conn.blocked:
-            return
+            return False
         window = state.window
         while conn.out_octets < conn.out_octets_max:
             if state.resend:
                 if len(window) - len(state.resend) >= conn.send_max:
-                    return
+                    return False
                 self._resend(conn, state, state.resend.popleft())
                 continue
             delivery = None if len(window) >= conn.send_max else self._next(conn, state)
             if delivery is None:
-                retained = state.retained_waiting
-                if not retained or (retained[0].qos and len(window) >= conn.send_max):
-                    return
-                delivery = retained.popleft()
-                if self._retained.get(delivery.message.topic) is not delivery.message:
-                    continue  # replaced while it waited: its successor went to the subscription itself
+                return bool(state.retained_waiting) and self._replays.send(conn, state)
             if delivery.qos == 0:
                 message = delivery.message
                 now = self._round.clock.now
@@ -220,6 +244,7 @@ class Deliver:
                 self.qos_0(conn, frames, delivery.retain, delivery.subscription_identifiers, inspect=True)
             else:
                 self._send(conn, state, delivery, None, False)
+        return True
 
     def _next(self, conn: Connection, state: SessionState) -> Delivery | None:
         if state.queue:

@@ -8,6 +8,7 @@ Routes; `publish` is the one way in for every message, `deliver.Deliver` the one
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Awaitable
 from typing import Final
 
@@ -375,15 +376,13 @@ class Router:
         return request.qos
 
     def _send_retained(self, state: SessionState, subscription: Subscription) -> None:
-        identifiers = (subscription.identifier,) if subscription.identifier else ()
-        waiting = state.retained_waiting
-        for message in self.retained.match(subscription.filter, self._round.clock.now):
-            if subscription.no_local and message.publisher == state.client_identifier:
-                continue  # [MQTT-3.8.3-3]
-            if len(waiting) >= self._limits.retained_messages_max:
-                self._counters.dropped_queue_full += 1
-                continue
-            waiting.append(Delivery(message, min(message.qos, subscription.qos), True, identifiers))
+        """Begin to send what is retained. A Replay of the same filter that is under way begins anew [MQTT-3.8.4-3]."""
+        topic_filter = subscription.filter
+        if not len(self.retained) or not (has_wildcard(topic_filter) or self.retained.get(topic_filter)):
+            return
+        if state.retained_waiting is None:
+            state.retained_waiting = OrderedDict()
+        state.retained_waiting[topic_filter] = self.retained.replay(subscription)
 
     def _unsubscribe(self, conn: Connection, packet: Unsubscribe) -> None:
         state = conn.session
@@ -400,6 +399,8 @@ class Router:
             return ReasonCode.NO_SUBSCRIPTION_EXISTED
         self.tree.remove(state, topic_filter)
         state.groups.pop(topic_filter, None)
+        if state.retained_waiting is not None:
+            state.retained_waiting.pop(topic_filter, None)  # [MQTT-3.10.4-3]
         self.invalidate(subscription.filter)
         return ReasonCode.SUCCESS
 

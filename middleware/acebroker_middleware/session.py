@@ -341,7 +341,7 @@ class Session:
         if stored and state.durable:
             self._store.remove(state.client_identifier, state.epoch)
         state.queue.clear()
-        state.retained_waiting.clear()
+        state.retained_waiting = None
 
     def _publish_will(self, state: SessionState) -> None:
         will = state.will

@@ -73,7 +73,9 @@ class FlowStage(Stage, Protocol):
 class DeliverStage(Stage, Protocol):
     """A stage that sees what goes out to one subscriber.
 
-    It may also have `plan_deliver(conn, flow) -> Verdict`, which decides once per (subscriber, topic).
+    It may also have `plan_deliver(conn, flow) -> Verdict`, which decides once per (subscriber, topic), and
+    `plan_deliver_filter(conn, topic_filter) -> Verdict`, which decides for all topics that a filter selects: PASS
+    where it has nothing against any of them, INSPECT where it wants to be asked topic by topic.
     """
 
     def on_deliver(self, conn: Connection, batch: list[Message]) -> list[Message]:

@@ -42,9 +42,9 @@ class Delivery:
             return
         session = conn.session
         if session is not None and (session.queue or session.retained_waiting or session.resend or session.groups):
-            self._deliver.pump(session)
-            if conn.out and self._drain(conn) and (session.queue or session.retained_waiting or session.resend):
-                # more than one out-queue full: the rest goes when the others had their turn
+            more = self._deliver.pump(session)
+            if self._drain(conn) and more:
+                # the rest goes when the others had their turn
                 conn.blocked = True
                 conn.want_writable()
 

@@ -1,20 +1,31 @@
-"""RetainedMessages: the last retained message of each topic (3.3.1.3), found by filter.
+"""RetainedMessages: the last one of each topic (3.3.1.3), and Replay: what a new subscription gets of them.
 
 Bounded by number and octets; replaced and removed in place; a message past its Message Expiry
 Interval is never given out and is dropped when met [MQTT-3.3.2-5].
+
+A subscription does not copy what it matches: its Replay walks the store step by step, as fast as the client takes
+the messages, while others are stored and removed. What was stored after the subscription was made went to it
+already, as to every subscription, and is passed over; so a Replay gives what a copy would have given, less
+what was replaced or removed in the meantime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Final
 
 from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_middleware.state.message import Message
+from acebroker_middleware.state.subscriptions import Subscription
+from acebroker_middleware.state.topic_tree import TopicNode, TopicTree
 
-__all__ = ["RetainedFull", "RetainedMessages"]
+__all__ = ["Replay", "RetainedFull", "RetainedMessages"]
 
 #: what one stored message costs beside its topic and payload, for the octet limit
-OVERHEAD_BYTES = 256
+OVERHEAD_BYTES: Final = 256
+#: stands behind the last node of a walk
+_END: Final[TopicNode[Message]] = TopicNode()
 
 
 class RetainedFull(MqttError):
@@ -23,28 +34,55 @@ class RetainedFull(MqttError):
     default_reason_code = ReasonCode.QUOTA_EXCEEDED
 
 
-class _Level:
-    __slots__ = ("below", "message")
+class Replay:
+    """The retained messages that one subscription still has to get: a place in the store, which holds no message.
 
-    def __init__(self) -> None:
-        self.below: dict[str, _Level] = {}
-        self.message: Message | None = None
+    A node of `steps` is a message to send when it has a value and its `mark` is not above `mark` here.
+    """
+
+    __slots__ = ("_held", "_nodes", "mark", "subscription")
+
+    def __init__(self, subscription: Subscription, nodes: Iterator[TopicNode[Message] | None], mark: int) -> None:
+        self.subscription = subscription
+        self.mark = mark
+        self._nodes = nodes
+        self._held: TopicNode[Message] | None = None
+
+    def steps(self, steps_max: int) -> Iterator[TopicNode[Message] | None]:
+        """Up to `steps_max` next steps, each a node or None. Whoever stops early puts `back` what it could not use."""
+        held = self._held
+        self._held = None
+        return islice(self._nodes if held is None else chain((held,), self._nodes), steps_max)
+
+    def back(self, node: TopicNode[Message]) -> None:
+        """Give this node again, as the next one."""
+        self._held = node
+
+    def over(self) -> bool:
+        """Whether nothing is left."""
+        if self._held is None:
+            self._held = next(self._nodes, _END)
+        return self._held is _END
 
 
 class RetainedMessages:
-    """A trie by topic level. `messages_max` and `octets_max` bound it; `octets` counts topic, payload and overhead."""
+    """All retained messages. `messages_max` and `octets_max` bound them; `octets` counts topics, payloads, overhead."""
 
-    __slots__ = ("_count", "_messages_max", "_octets", "_octets_max", "_root")
+    __slots__ = ("_mark", "_messages_max", "_octets", "_octets_max", "_tree")
 
     def __init__(self, messages_max: int, octets_max: int) -> None:
-        self._root = _Level()
-        self._count = 0
+        self._tree: TopicTree[Message] = TopicTree()
         self._octets = 0
         self._messages_max = messages_max
         self._octets_max = octets_max
+        #: rises with each Replay; what is stored gets it as its `mark`
+        self._mark = 0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._tree)
+
+    def __iter__(self) -> Iterator[Message]:
+        return (node.value for node in self._tree if node.value is not None)
 
     @property
     def octets(self) -> int:
@@ -56,19 +94,20 @@ class RetainedMessages:
 
         An empty payload is not stored: call `remove` for it [MQTT-3.3.1-6], [MQTT-3.3.1-7].
         """
-        levels = message.topic.split("/")
-        if not self.admits(message.topic, len(message.payload)):
+        node = self._tree.get(message.topic)
+        octets = self._octets + _octets(message)
+        if node is not None:
+            assert node.value is not None
+            octets -= _octets(node.value)
+        elif len(self._tree) >= self._messages_max:
             raise RetainedFull("the store of retained messages is full")
-        old = self.get(message.topic)
-        node = self._root
-        for level in levels:
-            below = node.below.get(level)
-            if below is None:
-                below = node.below[level] = _Level()
-            node = below
-        node.message = message
-        self._count += old is None
-        self._octets += _octets(message) - (0 if old is None else _octets(old))
+        if octets > self._octets_max:
+            raise RetainedFull("the store of retained messages is full")
+        if node is None:
+            node = self._tree.plant(message.topic)
+        node.value = message
+        node.mark = self._mark
+        self._octets = octets
 
     def put_own(self, message: Message) -> None:
         """Store a message of the broker itself, in room that is added for it: clients lose none."""
@@ -80,92 +119,39 @@ class RetainedMessages:
     def admits(self, topic: str, payload_bytes: int) -> bool:
         """Whether `put` would take a message of so many octets on this topic now."""
         old = self.get(topic)
-        octets = len(topic) + payload_bytes + OVERHEAD_BYTES - (0 if old is None else _octets(old))
-        if self._count + (old is None) > self._messages_max:
+        if old is None and len(self._tree) >= self._messages_max:
             return False
-        return octets <= 0 or self._octets + octets <= self._octets_max  # what shrinks is always taken
+        octets = len(topic) + payload_bytes + OVERHEAD_BYTES - (0 if old is None else _octets(old))
+        return self._octets + octets <= self._octets_max
 
     def get(self, topic: str) -> Message | None:
         """The message stored for exactly this topic, expired or not."""
-        node: _Level | None = self._root
-        for level in topic.split("/"):
-            node = node.below.get(level)  # type: ignore[union-attr]
-            if node is None:
-                return None
-        return node.message if node is not None else None
+        node = self._tree.get(topic)
+        return None if node is None else node.value
 
     def remove(self, topic: str) -> bool:
-        """Forget the message of a topic; True when there was one. No empty level stays behind."""
-        levels = topic.split("/")
-        path = [self._root]
-        for level in levels:
-            node = path[-1].below.get(level)
-            if node is None:
-                return False
-            path.append(node)
-        leaf = path[-1]
-        if leaf.message is None:
+        """Forget the message of a topic; True when there was one."""
+        old = self.get(topic)
+        if old is None:
             return False
-        self._count -= 1
-        self._octets -= _octets(leaf.message)
-        leaf.message = None
-        for depth in range(len(levels), 0, -1):
-            if path[depth].message is not None or path[depth].below:
-                break
-            del path[depth - 1].below[levels[depth - 1]]
-        return True
+        self._octets -= _octets(old)
+        return self._tree.remove(topic)
+
+    def replay(self, subscription: Subscription) -> Replay:
+        """What a subscription that is made now gets, wildcards never taking a leading `$` [MQTT-4.7.2-1]."""
+        mark = self._mark
+        self._mark += 1
+        return Replay(subscription, self._tree.walk(subscription.filter), mark)
 
     def match(self, topic_filter: str, now: float) -> list[Message]:
-        """The live messages whose topics match the filter, wildcards never taking a leading `$` [MQTT-4.7.2-1]."""
-        levels = topic_filter.split("/")
-        found: list[Message] = []
-        expired: list[str] = []
-        work: list[tuple[_Level, int]] = [(self._root, 0)]
-        while work:
-            node, depth = work.pop()
-            if depth == len(levels):
-                self._take(node.message, now, found, expired)
-                continue
-            level = levels[depth]
-            if level == "#":
-                if depth > 0:
-                    self._take(node.message, now, found, expired)  # `a/#` matches `a` [MQTT-4.7.1-2]
-                for name, below in node.below.items():
-                    if depth > 0 or not name.startswith("$"):
-                        for message in _all(below):
-                            self._take(message, now, found, expired)
-            elif level == "+":
-                for name, below in node.below.items():
-                    if depth > 0 or not name.startswith("$"):
-                        work.append((below, depth + 1))
-            else:
-                exact = node.below.get(level)
-                if exact is not None:
-                    work.append((exact, depth + 1))
-        for topic in expired:
-            self.remove(topic)
-        return found
-
-    def __iter__(self) -> Iterator[Message]:
-        return _all(self._root)
-
-    @staticmethod
-    def _take(message: Message | None, now: float, found: list[Message], expired: list[str]) -> None:
-        if message is None:
-            return
-        if message.expires_at is not None and message.expires_at <= now:
-            expired.append(message.topic)
-        else:
-            found.append(message)
-
-
-def _all(node: _Level) -> Iterator[Message]:
-    work = [node]
-    while work:
-        node = work.pop()
-        if node.message is not None:
-            yield node.message
-        work.extend(node.below.values())
+        """All live messages whose topics match the filter, at once; forgets those that have expired."""
+        found = [node.value for node in self._tree.walk(topic_filter) if node is not None and node.value is not None]
+        live = [message for message in found if message.expires_at is None or message.expires_at > now]
+        if len(live) < len(found):
+            for message in found:
+                if message.expires_at is not None and message.expires_at <= now:
+                    self.remove(message.topic)
+        return live
 
 
 def _octets(message: Message) -> int:

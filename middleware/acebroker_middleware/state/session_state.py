@@ -6,13 +6,14 @@ that made it ours, and goes with every call on the store, so that a second owner
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from acebroker_codec.flow import InflightWindow
 from acebroker_codec.packets import Publish
 from acebroker_middleware.state.message import Delivery, Message
 from acebroker_middleware.state.ports import Identity, Timer
+from acebroker_middleware.state.retained import Replay
 from acebroker_middleware.state.subscriptions import SharedGroup, Subscription
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class SessionState:
         self.queued_octets = 0
         #: Packet Identifiers whose PUBLISH has to be sent again on this connection, oldest first [MQTT-4.4.0-1]
         self.resend: deque[int] = deque()
-        #: retained messages that a subscription asked for and that wait for room
-        self.retained_waiting: deque[Delivery] = deque()
+        #: Topic Filter -> the retained messages that its subscription still has to get, the next first; None for none
+        self.retained_waiting: OrderedDict[str, Replay] | None = None
         self.dropped = 0
         self.will: PendingWill | None = None
 
