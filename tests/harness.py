@@ -38,6 +38,7 @@ __all__ = [
     "broker_over_tcp",
     "broker_running",
     "connected",
+    "connected_over_tcp",
     "make",
     "make_will",
     "run_in_virtual_time",
@@ -169,6 +170,16 @@ async def connected(broker: Broker, client_identifier: str, version: int = 5, **
     client = await WireClient.open(broker, version)
     await client.connect(client_identifier, **fields)
     return client
+
+
+@contextlib.asynccontextmanager
+async def connected_over_tcp(
+    address: tuple[str, int], client_identifier: str, version: int = 5, **fields: Any
+) -> AsyncIterator[WireClient]:
+    """The same over TCP, for the length of a block; its end cuts the connection."""
+    async with await WireClient.open_tcp(*address, version) as client:
+        await client.connect(client_identifier, **fields)
+        yield client
 
 
 class WireClient:

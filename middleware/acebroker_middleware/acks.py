@@ -7,7 +7,6 @@ store or a refusal fills it, in any order; filled slots leave from the head only
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -24,15 +23,17 @@ _PUBCOMP: Final = 0x7002 << 16
 class AckSlots:
     """The open slots of one kind, oldest first, by Packet Identifier."""
 
-    __slots__ = ("_head", "_kind", "_owner", "_ready", "open")
+    __slots__ = ("_head", "_kind", "_ready", "_version", "_write", "open")
 
-    def __init__(self, owner: AckQueue, kind: type[Ack], head: int) -> None:
-        self._owner = owner
+    def __init__(self, version: int, write: Callable[[bytes], None], kind: type[Ack], head: int) -> None:
+        self._version = version
+        self._write = write
         self._kind = kind
         self._head = head
-        #: Packet Identifiers; append opens a slot
-        self.open: deque[int] = deque()
-        self._ready: dict[int, bytes] = {}
+        #: Packet Identifiers; append opens a slot. A list, as few are open at a time: a deque takes 600 octets empty
+        self.open: list[int] = []
+        #: answers to slots that are not at the head; a client may use an identifier twice in a row
+        self._ready: dict[int, list[bytes]] = {}
 
     def waits(self, packet_identifier: int) -> bool:
         """Whether a slot of this identifier is open and nothing was filled in yet."""
@@ -40,30 +41,32 @@ class AckSlots:
 
     def fill(self, packet_identifier: int, reason_code: int = 0) -> None:
         """Answer one open slot; a reason code is sent by MQTT 5 only."""
-        if reason_code and self._owner.version == 5:
+        if reason_code and self._version == 5:
             frame = encode(self._kind(packet_identifier, reason_code), ProtocolVersion.MQTT_5)
         else:
             frame = (self._head | packet_identifier).to_bytes(4, "big")
         waiting = self.open
         if waiting[0] != packet_identifier:
-            self._ready[packet_identifier] = frame
+            self._ready.setdefault(packet_identifier, []).append(frame)
             return
-        waiting.popleft()
-        write = self._owner.write
+        del waiting[0]
+        write = self._write
         write(frame)
         ready = self._ready
         while ready and waiting[0] in ready:
-            write(ready.pop(waiting.popleft()))
+            following = waiting.pop(0)
+            frames = ready[following]
+            write(frames.pop(0))
+            if not frames:
+                del ready[following]
 
 
 class AckQueue:
     """PUBACK, PUBREC and PUBCOMP slots of one connection. `write` queues a frame for it."""
 
-    __slots__ = ("puback", "pubcomp", "pubrec", "version", "write")
+    __slots__ = ("puback", "pubcomp", "pubrec")
 
     def __init__(self, version: int, write: Callable[[bytes], None]) -> None:
-        self.version = version
-        self.write = write
-        self.puback = AckSlots(self, Puback, _PUBACK)
-        self.pubrec = AckSlots(self, Pubrec, _PUBREC)
-        self.pubcomp = AckSlots(self, Pubcomp, _PUBCOMP)
+        self.puback = AckSlots(version, write, Puback, _PUBACK)
+        self.pubrec = AckSlots(version, write, Pubrec, _PUBREC)
+        self.pubcomp = AckSlots(version, write, Pubcomp, _PUBCOMP)

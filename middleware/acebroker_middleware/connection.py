@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from acebroker_codec.encoder import encode
 from acebroker_codec.errors import MqttError, ReasonCode
@@ -84,6 +84,14 @@ class Round:
         self.limits = limits
         self.counters = counters
         self.dirty: list[Connection] = []
+
+
+def _no_acks(frame: bytes) -> None:
+    raise RuntimeError("an acknowledgement without a connection")
+
+
+#: before CONNECT and after the end
+NO_ACKS: Final = AckQueue(4, _no_acks)
 
 
 class Connection:
@@ -181,7 +189,8 @@ class Connection:
         self.needed = 0
         self.failed = False
         self.receiving_aliases = ReceivingAliases(limits.topic_alias_max)
-        self.ack_queue = AckQueue(4, self.write)
+        #: of its protocol version, from CONNECT on
+        self.ack_queue = NO_ACKS
 
         # by authn
         self.client_identifier = ""
@@ -222,6 +231,12 @@ class Connection:
 
         #: for plugins: by the stage's name
         self.attributes: dict[str, Any] = {}
+
+    def release(self) -> None:
+        """The connection is over: what refers back to it goes, so that it is freed without a garbage collector."""
+        self.ack_queue = NO_ACKS
+        self.end = _ended
+        self.want_writable = _no_wait
 
     def __repr__(self) -> str:
         return f"Connection({self.client_identifier!r}, peer={self.peer!r}, version={int(self.version)})"
@@ -309,6 +324,10 @@ class Connection:
             self.ack_queue.pubrec.fill(packet.packet_identifier, reason_code)
         elif packet.qos == 2:  # PUBREC went out at first receipt: only the handshake can be ended
             self.ack_queue.pubcomp.fill(packet.packet_identifier)
+
+
+def _ended(error: MqttError) -> None:
+    return None
 
 
 def _no_end(error: MqttError) -> None:

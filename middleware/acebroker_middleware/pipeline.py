@@ -193,9 +193,12 @@ class Pipeline:
             conn.needed = needed
             if needed > self._limits.packet_bytes_max:
                 batch.append(self._failed(conn, PacketTooLarge("longer than the Maximum Packet Size")))
-        if acknowledged and conn.session is not None:
-            self._deliver.pump_waiting(conn.session)
-        return self.run(conn, batch) if batch else None
+        try:
+            return self.run(conn, batch) if batch else None
+        finally:
+            # after the batch: an acknowledgement in it is not for what goes out only now
+            if acknowledged and conn.session is not None:
+                self._deliver.pump_waiting(conn.session)
 
     @staticmethod
     def _failed(conn: Connection, error: MqttError) -> MqttError:

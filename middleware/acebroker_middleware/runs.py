@@ -30,7 +30,6 @@ class Runs:
     def forward(self, conn: Connection, flow: Flow, data: bytes, start: int, end: int, count: int) -> None:
         """Forward the `count` frames in `data[start:end]` to everybody on the flow's route."""
         counters = self._counters
-        counters.publish_received += count
         counters.packets_received += count
         if flow.mode is FlowMode.DENIED:
             counters.denials[flow.rule] += count
@@ -47,6 +46,7 @@ class Runs:
                     return
                 end = _frames_end(data, start, allowed)
                 count = allowed
+        counters.publish_received += count
         route = flow.route
         chunk = data if end - start == len(data) else data[start:end]
         if conn.v5:

@@ -18,6 +18,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import metadata
 from typing import Any, Final
 
@@ -219,6 +220,14 @@ class Broker:
         limits = self.config.limits
         label = listener.label
         shell: Shell = self._raw if self._pump is None or listener.shell_name == "raw" else self._pump
+        make = partial(
+            Connection,
+            self._round,
+            listener=label,
+            anonymous_allowed=self.config.anonymous_allowed(listener),
+            protocol_versions=frozenset(listener.protocol_versions),
+            denied_publish=DeniedPublish(self.config.authorization.denied_publish_v3),
+        )
         allowance, stamped = float(limits.accept_rate_max), trio.current_time()
         while True:
             await tcp.wait()
@@ -232,14 +241,15 @@ class Broker:
             try:
                 for stream in tcp.accept():
                     allowance -= 1
-                    self._admit(listener, label, shell, stream)
+                    self._admit(listener, shell, make, stream)
             except OSError as error:
                 logger.error("cannot accept on %s: %s", label, error)
                 await trio.sleep(EXHAUSTED_SECONDS)
 
-    def _admit(self, listener: Listener, label: str, shell: Shell, stream: TcpStream) -> None:
+    def _admit(self, listener: Listener, shell: Shell, make: Callable[..., Connection], stream: TcpStream) -> None:
         """Start serving an accepted connection, or close it at once where a limit says so."""
         limits = self.config.limits
+        label = listener.label
         rule = ""
         if len(self.connections) >= limits.connections_max:
             rule = "limit: connections"
@@ -254,18 +264,7 @@ class Broker:
             self.counters.denials[rule] += 1
             stream.close()
             return
-        self._start(
-            shell,
-            stream,
-            Connection(
-                self._round,
-                peer=stream.peer,
-                listener=label,
-                anonymous_allowed=self.config.anonymous_allowed(listener),
-                protocol_versions=frozenset(listener.protocol_versions),
-                denied_publish=DeniedPublish(self.config.authorization.denied_publish_v3),
-            ),
-        )
+        self._start(shell, stream, make(peer=stream.peer))
 
     def _start(self, shell: Shell, stream: ByteStream, conn: Connection) -> None:
         task = ConnectionTask(self, shell, stream, conn)

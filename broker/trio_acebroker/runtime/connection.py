@@ -122,7 +122,7 @@ class ConnectionTask:
             self.broker.delivery.flush()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_SECONDS_MAX):
                 await self._close()
-            self.stream.close()
+            self._closed()
 
     async def _serve(self) -> None:
         try:
@@ -166,18 +166,26 @@ class ConnectionTask:
         if isinstance(error, StageFailure) and error.__cause__ is not None:
             logger.error("%s", error.detail, exc_info=error.__cause__, extra=self._who())
 
-    def finish(self, error: MqttError | None) -> None:
-        """A shell met the end: an error of its batch, or the end of the stream. At once where nothing has to wait."""
+    def finish(self, error: MqttError | None) -> bool:
+        """A shell met the end: an error of its batch, or the end of the stream.
+
+        True when it is closed: no task belongs to it, and nothing has to be waited for. Else its task does the rest.
+        """
         if error is not None:
             self.ended_by(error)
-        if self._scope is not None:
-            self._stop()
-            return
-        self.settle()
-        if self.conn.out or self._answered:
-            self._stop()
-        else:
-            self.stream.close()
+        if self._scope is None:
+            self.settle()
+            if not self.conn.out and not self._answered:
+                self._closed()
+                return True
+        self._stop()
+        return False
+
+    def _closed(self) -> None:
+        self.stream.close()
+        if self._error is not None:
+            self._error.__traceback__ = None  # whose frames hold the error, and this
+            self._error = None
 
     async def take(self, pending: Awaitable[None]) -> None:
         """Await a hand-off within its deadline."""
@@ -244,8 +252,7 @@ class ConnectionTask:
         before = len(conn.out)
         self._answer(self._error)
         self._answered = len(conn.out) > before
-        conn.end = _over
-        conn.want_writable = _nothing
+        conn.release()
         if not conn.blocked:
             broker.delivery.send(conn)
         level = logging.DEBUG if self._error is None or isinstance(self._error, ClientDisconnected) else logging.INFO
@@ -318,11 +325,3 @@ class ConnectionTask:
 
     def _who(self) -> dict[str, str]:
         return {"client_id": self.conn.client_identifier, "peer": self.conn.peer, "listener": self.conn.listener}
-
-
-def _nothing() -> None:
-    return None
-
-
-def _over(error: MqttError) -> None:
-    return None

@@ -132,25 +132,26 @@ class PumpShell:
             while events := poll(0, EVENTS_MAX):
                 self._broker.clock.stamp()
                 for fd, mask in events:
-                    task = self._tasks.get(fd)
-                    if task is None:
-                        continue
-                    if mask & _WRITE and self._broker.delivery.writable(task.conn):
-                        self._watch(task, blocked=False)
-                    if mask & ~_WRITE and task not in self._work:
-                        self._read(task)
-                        if now() - began > YIELD_SECONDS:
-                            flush()
-                            await trio.lowlevel.checkpoint()
-                            self._broker.clock.stamp()
-                            began = now()
+                    self._serve(fd, mask)
+                    if now() - began > YIELD_SECONDS:
+                        flush()
+                        await trio.lowlevel.checkpoint()
+                        self._broker.clock.stamp()
+                        began = now()
                 flush()
                 if len(events) <= FEW_EVENTS:
                     break
 
-    def _read(self, task: ConnectionTask) -> None:
+    def _serve(self, fd: int, mask: int) -> None:
+        task = self._tasks.get(fd)
+        if task is None:
+            return
         broker = self._broker
         conn = task.conn
+        if mask & _WRITE and broker.delivery.writable(conn):
+            self._watch(task, blocked=False)
+        if not mask & ~_WRITE or task in self._work:
+            return
         try:
             data = task.stream.receive_nowait(READ_BYTES_MAX)
         except BlockingIOError:
@@ -175,7 +176,7 @@ class PumpShell:
         if pending is not None:
             self._hand_off(task, pending)
         elif not task.opened and conn.connected and task.open():
-            self._hand_off(task, _nothing())  # its task tells the stages
+            self._hand_off(task, task.tell_opened())
         elif conn.blocked and conn.out_octets > conn.out_octets_max:
             self._watch(task, blocked=True)
 
@@ -189,12 +190,10 @@ class PumpShell:
             task.attend()
 
     def _ended(self, task: ConnectionTask, error: MqttError | None) -> None:
-        self.silence(task)
-        task.finish(error)
-
-
-async def _nothing() -> None:
-    await trio.lowlevel.checkpoint()
+        fd = _fileno(task)
+        del self._tasks[fd]
+        if not task.finish(error):  # else closed, and with that out of the epoll
+            self._epoll.unregister(fd)
 
 
 def _fileno(task: ConnectionTask) -> int:

@@ -1,0 +1,251 @@
+"""A whole broker without a loop, a socket or a clock of its own: stages, sessions, out-queues, driven by hand.
+
+`World.feed` is one read of one client and the round that follows it. What each client gets stands in
+`Peer.received`; a `Peer` decodes it, and knows what it still has to acknowledge and to release.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from acebroker_codec.decoder import Decoder
+from acebroker_codec.encoder import encode
+from acebroker_codec.errors import MqttError
+from acebroker_codec.frames import PACKET_BYTES_MAX
+from acebroker_codec.packets import (
+    Connect,
+    ConnectProperties,
+    Packet,
+    ProtocolVersion,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Will,
+)
+from acebroker_middleware.anonymous import Anonymous
+from acebroker_middleware.authn import Authn
+from acebroker_middleware.authz import Authz
+from acebroker_middleware.connection import CloseReason, Connection, Round
+from acebroker_middleware.decode import Decode
+from acebroker_middleware.deliver import Deliver
+from acebroker_middleware.observe import Counters
+from acebroker_middleware.pipeline import Pipeline
+from acebroker_middleware.router import Router
+from acebroker_middleware.session import Session
+from acebroker_middleware.state.bounds import Limits
+from acebroker_middleware.state.ports import Decision
+from acebroker_middleware.state.retained import RetainedMessages
+from trio_acebroker.runtime.delivery import Delivery
+from trio_acebroker.storage.memory import MemoryStore
+
+__all__ = ["Peer", "Rights", "SetClock", "World"]
+
+
+class SetClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.wall = 5000.0
+
+
+class _Timer:
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class _Timers:
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, _Timer]] = []
+        self.number = itertools.count()
+
+    def call_at(self, deadline: float, callback: Callable[[], None]) -> _Timer:
+        timer = _Timer(callback)
+        heapq.heappush(self.heap, (deadline, next(self.number), timer))
+        return timer
+
+
+class Rights:
+    """What one client may do: everything but the topics that were taken from it."""
+
+    authorized_until: float | None = None
+
+    def __init__(self) -> None:
+        self.no_publish: set[str] = set()
+        self.no_receive: set[str] = set()
+
+    def permits_publish(self, topic: str) -> Decision:
+        return Decision(topic not in self.no_publish, f"no publish: {topic}")
+
+    def permits_subscribe(self, topic_filter: str) -> Decision:
+        return Decision(True, "subscribe")
+
+    def permits_receive(self, topic: str) -> Decision:
+        return Decision(topic not in self.no_receive, f"no receive: {topic}")
+
+
+class Peer:
+    """One client, over all its connections. `takes` False is a socket that takes nothing."""
+
+    def __init__(self, name: str, version: int) -> None:
+        self.name = name
+        self.version = ProtocolVersion(version)
+        self.rights = Rights()
+        self.conn: Connection | None = None
+        self.takes = True
+        self.received = bytearray()
+        #: every packet received and how each connection ended, in order
+        self.seen: list[Packet | str] = []
+        #: Packet Identifiers of what is to be answered, oldest first: PUBLISH by QoS, PUBREL; PUBREC
+        self.to_acknowledge: dict[type[Packet], deque[int]] = {Puback: deque(), Pubrec: deque(), Pubcomp: deque()}
+        self.to_release: deque[int] = deque()
+        self.packet_identifier = 0
+        #: QoS 2 publications sent, whose PUBREL was not
+        self.unreleased: dict[int, Publish] = {}
+        self._decoder = Decoder(PACKET_BYTES_MAX, self.version, "client")
+
+    def transmit(self, data: bytes) -> int:
+        if not self.takes:
+            raise BlockingIOError
+        self.received += data
+        for packet in self._decoder.feed(data):
+            assert isinstance(packet, Packet), packet
+            self.seen.append(packet)
+            if isinstance(packet, Publish) and packet.qos:
+                self.to_acknowledge[Puback if packet.qos == 1 else Pubrec].append(packet.packet_identifier)
+            elif isinstance(packet, Pubrel):
+                self.to_acknowledge[Pubcomp].append(packet.packet_identifier)
+            elif (
+                isinstance(packet, Pubrec)
+                and packet.reason_code < 0x80
+                and packet.packet_identifier not in self.to_release
+            ):
+                self.to_release.append(packet.packet_identifier)
+        return len(data)
+
+    def next_identifier(self) -> int:
+        self.packet_identifier = self.packet_identifier % 65_535 + 1
+        return self.packet_identifier
+
+    def connected(self) -> None:
+        self.takes = True
+        for waiting in self.to_acknowledge.values():
+            waiting.clear()
+        self.to_release.clear()
+        self._decoder = Decoder(PACKET_BYTES_MAX, self.version, "client")
+
+
+class World:
+    """One broker. `flow_cache=False`: every packet goes through the stages."""
+
+    def __init__(
+        self,
+        *,
+        flow_cache: bool = True,
+        limits: Limits | None = None,
+        plugins: Sequence[Any] = (),
+        store: MemoryStore | None = None,
+    ) -> None:
+        self.clock = SetClock()
+        self.counters = Counters()
+        self.round = Round(self.clock, limits or Limits(), self.counters)
+        self.store = store or MemoryStore()
+        self.timers = _Timers()
+        self.peers: dict[str, Peer] = {}
+        bounds = self.round.limits
+        retained = RetainedMessages(bounds.retained_messages_max, bounds.retained_bytes_max)
+        authz = Authz(self.round)
+        self.deliver = Deliver(self.round, self.store, retained, [authz])
+        self.router = Router(self.round, self.store, retained, self.deliver)
+        self.session = Session(self.round, self.store, self.timers, self.router, self.deliver)
+        anonymous = Anonymous(lambda name: self.peers[name].rights, ignore_credentials=True)
+        authn = Authn(self.round, [anonymous], lambda: "auto")
+        stages = [Decode(self.round), authn, authz, *plugins, self.session, self.router]
+        self.pipeline = Pipeline(self.round, stages, flow_cache=flow_cache)
+        self.delivery = Delivery(self.round, self.deliver)
+
+    def peer(self, name: str, version: int) -> Peer:
+        peer = self.peers[name] = Peer(name, version)
+        return peer
+
+    def connect(self, peer: Peer, *, clean: bool = True, will: Will | None = None, **properties: Any) -> None:
+        """A new connection with CONNECT; `properties` are those of MQTT 5."""
+        conn = Connection(self.round)
+        old, peer.conn = peer.conn, conn
+        peer.connected()
+        conn.transmit = peer.transmit
+        conn.drain = self.delivery.send
+        conn.end = lambda error: self._ended(peer, conn, error)
+        connect = Connect(peer.name, peer.version, clean, will=will, properties=ConnectProperties(**properties))
+        self.feed(peer, encode(connect, peer.version))
+        if old is not None:
+            assert old.session is None
+
+    def feed(self, peer: Peer, octets: bytes) -> None:
+        """One read, and the round that it makes."""
+        conn = peer.conn
+        if conn is None or not octets:
+            return
+        try:
+            pending = self.pipeline.feed(conn, octets)
+            assert pending is None, "nothing here makes a hand-off"
+        except MqttError as error:
+            self._ended(peer, conn, error)
+        self.delivery.flush()
+
+    def send(self, peer: Peer, *packets: Packet) -> None:
+        """Some packets in one read."""
+        self.feed(peer, b"".join(encode(packet, peer.version) for packet in packets))
+
+    def lose(self, peer: Peer, error: MqttError | None = None) -> None:
+        """The connection is gone."""
+        if peer.conn is not None:
+            self._ended(peer, peer.conn, error)
+            self.delivery.flush()
+
+    def unblock(self, peer: Peer) -> None:
+        """The socket takes octets again."""
+        peer.takes = True
+        if peer.conn is not None and peer.conn.blocked:
+            self.delivery.writable(peer.conn)
+            self.delivery.flush()
+
+    def rights_changed(self, peer: Peer) -> None:
+        """What has to happen when `peer.rights` were changed."""
+        if peer.conn is not None and peer.conn.session is not None:
+            peer.conn.forget_flows()
+            self.router.invalidate_session(peer.conn.session)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.now += seconds
+        self.clock.wall += seconds
+        while self.timers.heap and self.timers.heap[0][0] <= self.clock.now:
+            timer = heapq.heappop(self.timers.heap)[2]
+            if timer.callback is not None:
+                timer.callback()
+        self.delivery.flush()
+
+    def _ended(self, peer: Peer, conn: Connection, error: MqttError | None) -> None:
+        if conn.closed:
+            return
+        self.session.lost(conn, CloseReason(error))
+        conn.closed = True
+        conn.transmit = len
+        conn.out.clear()
+        conn.out_octets = 0
+        conn.want_writable = lambda: None
+        if peer.conn is conn:
+            peer.conn = None
+            peer.seen.append("lost" if error is None else f"{type(error).__name__} {error.reason_code}")
+        else:
+            peer.seen.append("taken over")
