@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.bench import pages
 from tests.bench.brokers import Broker, BrokerDidNotStart, PeerSpec, ours, peers
 from tests.bench.measurement import CannotCompile, Load, Record, build_folder, compile_tools, measure
-from tests.bench.report import blocks, header, number, table
+from tests.bench.report import blocks, disturbed, header, number, table
 from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT, Case
 
 __all__ = ["main"]
@@ -148,7 +148,7 @@ def _keep(path: Path | None, line: Record) -> None:
 
 
 def _show(arguments: argparse.Namespace, head: str, records: Sequence[Record]) -> None:
-    print(table(records, arguments.brokers))
+    print(table(records, arguments.brokers), disturbed(records), sep="\n\n")
     for page in arguments.out:
         pages.write(page, blocks(head, records, arguments.brokers))
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 __all__ = ["NAMES", "write"]
 
-#: all blocks that there are: two of `make bench`, one of `make profile`
-NAMES = ("table", "headline", "profile")
+#: all blocks that there are: three of `make bench`, one of `make profile`
+NAMES = ("table", "bars", "costs", "profile")
 
 MARKED = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
 

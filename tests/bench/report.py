@@ -16,8 +16,10 @@ from tests.bench.bars import BARS, Bar, between, spread, value
 from tests.bench.brokers import ROOT, PeerSpec
 from tests.bench.measurement import Load, Record
 
-__all__ = ["Line", "blocks", "header", "lines", "number", "table"]
+__all__ = ["Line", "blocks", "disturbed", "header", "lines", "number", "table"]
 
+#: cores: more than this used by others, and a run was not alone on the machine
+OTHER_CORES_MAX = 0.1
 #: fields of a record that are shares of something, in the order of the columns
 SHARES = ("sys_share", "util", "gen_util", "other")
 QUANTILES = ("p50", "p99", "p999")
@@ -155,18 +157,30 @@ def lines(records: Sequence[Record], brokers: Sequence[str]) -> Iterator[Line]:
 
 def table(records: Sequence[Record], brokers: Sequence[str]) -> str:
     """The lines for a terminal."""
+    shown = list(lines(records, brokers))
+    bars = max([3, *(len(line.bars) for line in shown)])
+    latency = max([16, *(len(line.latency) for line in shown)])
     rows = [
         f"{'scenario':9}{'v':>3} {'broker':16}{'rate/s':>10} {'CPU us/op':>10} {'(min-max)':>16} {'ratio':>7} "
         f"{'(min-max)':>14}{'lost':>6}{'peak MB':>8}{'sys':>6}{'util':>6}{'gen':>6}{'other':>6}  "
-        f"{'bar':15} {'p50/p99/p99.9 us':18} more"
+        f"{'bar':{bars}} {'p50/p99/p99.9 us':{latency}} more"
     ]
-    for line in lines(records, brokers):
+    for line in shown:
         rows.append(
             f"{line.scenario:9}{line.version:>3} {line.broker:16}{line.rate:>10} {line.cost:>10} "
             f"{line.cost_spread:>16} {line.ratio:>7} {line.ratio_spread:>14}{line.lost:>6}{line.peak_mb:>8}"
-            f"{''.join(f'{share:>6}' for share in line.shares)}  {line.bars:15} {line.latency:18} {line.more}".rstrip()
+            f"{''.join(f'{share:>6}' for share in line.shares)}  "
+            f"{line.bars:{bars}} {line.latency:{latency}} {line.more}".rstrip()
         )
     return "\n".join(rows)
+
+
+def disturbed(records: Sequence[Record]) -> str:
+    """How quiet the machine was, as one sentence."""
+    busy = sum(run.get("other", 0) > OTHER_CORES_MAX for run in records)
+    if not busy:
+        return f"Nothing else ran: in all {len(records)} runs it used less than {OTHER_CORES_MAX} cores."
+    return f"Something else ran: in {busy} of {len(records)} runs it used more than {OTHER_CORES_MAX} cores."
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -194,8 +208,25 @@ def _kept(bar: Bar, records: Sequence[Record]) -> Sequence[str] | None:
     )
 
 
+def _costs(records: Sequence[Record], brokers: Sequence[str]) -> str:
+    """What a message costs each broker, in the rows whose bar is about that."""
+    shown = {(line.scenario, line.broker): line for line in lines(records, brokers)}
+    rows = [bar.scenario for bar in BARS if bar.broker == "ours" and not bar.name and (bar.scenario, "ours") in shown]
+    return _markdown(
+        ("row", *brokers, "ours / " + brokers[0]),
+        (
+            (
+                row,
+                *(shown[row, name].cost if (row, name) in shown else "" for name in brokers),
+                shown[row, "ours"].ratio,
+            )
+            for row in rows
+        ),
+    )
+
+
 def blocks(head: str, records: Sequence[Record], brokers: Sequence[str]) -> dict[str, str]:
-    """Markdown for pages: `table`, everything with its header; `headline`, the rows that have a bar."""
+    """Markdown for pages: `table`, everything with its header; `bars`, what has one; `costs`, the short one."""
     columns = ("row", "v", "broker", "CPU us/op", "min-max", "ratio", "min-max", "bar", "rate/s", "lost", "peak MB")
     whole = _markdown(
         (*columns, "kernel", "p50/p99/p99.9 us", "more"),
@@ -208,8 +239,12 @@ def blocks(head: str, records: Sequence[Record], brokers: Sequence[str]) -> dict
             for line in lines(records, brokers)
         ),
     )
-    headline = _markdown(
+    bars = _markdown(
         ("row", "measure", "beside", "ours", "ratio", "bar"),
         (kept for bar in BARS if (kept := _kept(bar, records))),
     )
-    return {"table": f"```text\n{head}\n```\n\n{whole}", "headline": headline}
+    return {
+        "table": f"```text\n{head}\n```\n\n{disturbed(records)}\n\n{whole}",
+        "bars": bars,
+        "costs": _costs(records, brokers),
+    }

@@ -14,7 +14,7 @@ from tests.bench import pages
 from tests.bench.bars import Bar, between
 from tests.bench.measurement import Record
 from tests.bench.processes import Sample, cpu_between
-from tests.bench.report import blocks, lines, number, table
+from tests.bench.report import blocks, disturbed, lines, number, table
 
 
 def run(broker: str, round_: int, cpu_us: float | None, **more: Any) -> Record:
@@ -106,11 +106,13 @@ def test_what_went_wrong_stands_in_the_table() -> None:
     assert "! lossy" in table(records, ["mosquitto"])
 
 
-def test_the_headline_has_the_rows_with_bars() -> None:
+def test_the_blocks_have_their_rows() -> None:
     parts = blocks("date then", [*DRIFT, run("ours", 0, 1.0, scenario="lat1k")], ["mosquitto", "ours"])
-    assert parts["headline"].splitlines()[2:] == ["| pairs | CPU us/op | mosquitto 10.0 | 1.50 | 0.10 | 0.10 ok |"]
+    assert parts["bars"].splitlines()[2:] == ["| pairs | CPU us/op | mosquitto 10.0 | 1.50 | 0.10 | 0.10 ok |"]
     assert parts["table"].startswith("```text\ndate then\n```\n")
     assert "| lat1k |" in parts["table"]
+    assert parts["costs"].splitlines()[2:] == ["| pairs | 10.0 | 1.50 | 0.10 |"]
+    assert set(parts) | {"profile"} == set(pages.NAMES)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +126,15 @@ def test_a_page_keeps_what_people_wrote(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     other = "<!-- bench: profile -->\n\nkept\n\n<!-- bench: end -->\n"
     page.write_text(f"# Title\n\n<!-- bench: table -->\nold\n<!-- bench: end -->\n\nExplained.\n{other}")
-    pages.write(page, {"table": "new", "headline": "short"})
+    pages.write(page, {"table": "new", "bars": "short"})
     once = page.read_text()
     assert once == f"# Title\n\n<!-- bench: table -->\n\nnew\n\n<!-- bench: end -->\n\nExplained.\n{other}"
-    pages.write(page, {"table": "new", "headline": "short"})
+    pages.write(page, {"table": "new", "bars": "short"})
     assert page.read_text() == once
 
 
 def test_a_page_without_markers_is_written_anew(tmp_path: Path) -> None:
-    pages.write(tmp_path / "new.md", {"table": "rows", "headline": "short"})
+    pages.write(tmp_path / "new.md", {"table": "rows", "bars": "short"})
     text = (tmp_path / "new.md").read_text()
     assert "rows" in text
     assert text.count("<!-- bench: end -->") == 2
@@ -141,8 +143,14 @@ def test_a_page_without_markers_is_written_anew(tmp_path: Path) -> None:
 def test_a_marker_of_nothing_is_an_error(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- bench: chart -->\n<!-- bench: end -->\n")
-    with pytest.raises(ValueError, match="no block 'chart'; there are table, headline, profile"):
+    with pytest.raises(ValueError, match="no block 'chart'; there are table, bars, costs, profile"):
         pages.write(page, {"table": "rows"})
+
+
+def test_others_on_the_machine_are_told() -> None:
+    quiet = [run("ours", 0, 1.0, other=0.02), run("ours", 1, None)]
+    assert disturbed(quiet).startswith("Nothing else ran: in all 2 runs")
+    assert disturbed([*quiet, run("ours", 2, 1.0, other=0.5)]).startswith("Something else ran: in 1 of 3 runs")
 
 
 def test_kept_runs_are_shown_again(
