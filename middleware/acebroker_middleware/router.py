@@ -245,8 +245,8 @@ class Router:
             return route
         route = self._make_route(topic)
         if len(self._routes) >= self._limits.routes_max:
-            for old in list(self._routes)[: self._limits.routes_max // 4]:
-                del self._routes[old]
+            for old in list(self._routes)[: self._limits.routes_max // 4 + 1]:
+                self._routes.pop(old).version = STALE  # flows may hold it still: nobody would tell them of a change
         self._routes[topic] = route
         return route
 
