@@ -95,7 +95,8 @@ class Decode:
                 topic = conn.receiving_aliases.resolve(packet.topic, properties.topic_alias)
                 packet = replace(packet, topic=topic)
         topic = packet.topic
-        if len(topic) > self._topic_bytes_max or topic.count("/") >= self._topic_levels_max:
+        octets = len(topic) if topic.isascii() else len(topic.encode())
+        if octets > self._topic_bytes_max or topic.count("/") >= self._topic_levels_max:
             raise ProtocolViolation("limit: topic name", ReasonCode.TOPIC_NAME_INVALID)
         if packet.qos:
             acks = conn.ack_queue

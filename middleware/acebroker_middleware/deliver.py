@@ -36,10 +36,10 @@ _DUP: Final = 0x08
 class GroupQueue:
     """Messages for a shared subscription that no member can take now: queued once for the group."""
 
-    __slots__ = ("deliveries", "octets")
+    __slots__ = ("messages", "octets")
 
     def __init__(self) -> None:
-        self.deliveries: deque[Delivery] = deque()
+        self.messages: deque[Message] = deque()
         self.octets = 0
 
 
@@ -241,7 +241,8 @@ class Deliver:
                     self._round.counters.dropped_expired += 1  # [MQTT-3.3.2-5]
                     continue
                 frames = Frames(message, now)
-                self.qos_0(conn, frames, delivery.retain, delivery.subscription_identifiers, inspect=True)
+                identifiers = delivery.subscription_identifiers
+                self.qos_0(conn, frames, delivery.retain, identifiers, inspect=True, bounded=False)
             else:
                 self._send(conn, state, delivery, None, False)
         return True
@@ -348,7 +349,9 @@ class Deliver:
         least = 0
         for state in group.members:
             conn = state.connection
-            if conn is None or conn.blocked or len(state.window) >= conn.send_max or state.queue:
+            if conn is None or conn.blocked or len(state.window) >= conn.send_max or state.queue or state.resend:
+                continue
+            if conn.out_octets >= conn.out_octets_max:
                 continue
             load = len(state.window)
             if (best is None or load < least) and not self._denied(conn, topic):
@@ -357,17 +360,20 @@ class Deliver:
             group.members[best] = group.members.pop(best)  # to the end: equals take turns
         return best
 
-    def queue_for_group(self, group: SharedGroup[SessionState], message: Message, qos: int) -> bool:
+    def queue_for_group(self, group: SharedGroup[SessionState], message: Message, *, first: bool = False) -> bool:
         """Keep a message of QoS 1 or 2 once for the group; False when the queue is full and it was dropped."""
         queue = group.waiting
         if not isinstance(queue, GroupQueue):
             queue = group.waiting = GroupQueue()
         limits = self._round.limits
         octets = len(message.payload) + len(message.topic)
-        if len(queue.deliveries) >= limits.group_messages_max or queue.octets + octets > limits.group_bytes_max:
+        if len(queue.messages) >= limits.group_messages_max or queue.octets + octets > limits.group_bytes_max:
             self._round.counters.dropped_queue_full += 1
             return False
-        queue.deliveries.append(Delivery(message, qos, False, (), group))
+        if first:
+            queue.messages.appendleft(message)
+        else:
+            queue.messages.append(message)
         queue.octets += octets
         return True
 
@@ -375,14 +381,8 @@ class Deliver:
         """A session ends: what it held of groups with QoS 1 goes to other members [MQTT-4.8.2-5]; QoS 2 never."""
         again = [d for d in state.window.published.values() if d.group is not None and d.qos == 1]
         for delivery in reversed(again):
-            group = delivery.group
-            if not group.members:
-                continue
-            queue = group.waiting
-            if not isinstance(queue, GroupQueue):
-                queue = group.waiting = GroupQueue()
-            queue.deliveries.appendleft(Delivery(delivery.message, delivery.message.qos, False, (), group))
-            queue.octets += len(delivery.message.payload) + len(delivery.message.topic)
+            if delivery.group.members:
+                self.queue_for_group(delivery.group, delivery.message, first=True)
         for group in {id(d.group): d.group for d in again}.values():
             for member in list(group.members):
                 self.pump(member)
@@ -390,15 +390,14 @@ class Deliver:
     def _from_group(self, conn: Connection, state: SessionState) -> Delivery | None:
         for group in state.groups.values():
             queue = group.waiting
-            if not isinstance(queue, GroupQueue) or not queue.deliveries:
+            if not isinstance(queue, GroupQueue) or not queue.messages:
                 continue
             subscription = group.members.get(state)
-            if subscription is None or self._denied(conn, queue.deliveries[0].message.topic):
+            if subscription is None or self._denied(conn, queue.messages[0].topic):
                 continue
-            waiting = queue.deliveries.popleft()
-            queue.octets -= len(waiting.message.payload) + len(waiting.message.topic)
+            message = queue.messages.popleft()
+            queue.octets -= len(message.payload) + len(message.topic)
             identifiers = (subscription.identifier,) if subscription.identifier else ()
-            qos = min(waiting.message.qos, subscription.qos)
-            retain = waiting.message.retain and subscription.retain_as_published
-            return Delivery(waiting.message, qos, retain, identifiers, group)
+            retain = message.retain and subscription.retain_as_published
+            return Delivery(message, min(message.qos, subscription.qos), retain, identifiers, group)
         return None

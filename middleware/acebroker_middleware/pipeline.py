@@ -254,7 +254,7 @@ class Pipeline:
         except (UnicodeDecodeError, MqttError):
             return None
         limits = self._limits
-        if len(name) > limits.topic_bytes_max or name.count("/") >= limits.topic_levels_max:
+        if len(topic) > limits.topic_bytes_max or name.count("/") >= limits.topic_levels_max:
             return None
         mode = FlowMode.FAST
         key = FlowKey(name)

@@ -205,7 +205,7 @@ class Router:
         member = deliver.choose(group, message.topic)
         if member is None:
             if message.qos:
-                deliver.queue_for_group(group, message, message.qos)
+                deliver.queue_for_group(group, message)
             return
         subscription = group.members[member]
         qos = min(message.qos, subscription.qos)
@@ -350,7 +350,8 @@ class Router:
         ):
             self._counters.denials["limit: subscriptions per client"] += 1
             return ReasonCode.QUOTA_EXCEEDED
-        if len(request.filter) > limits.topic_bytes_max or request.filter.count("/") >= limits.topic_levels_max:
+        octets = len(request.filter.encode())
+        if octets > limits.topic_bytes_max or request.filter.count("/") >= limits.topic_levels_max:
             self._counters.denials["limit: topic filter"] += 1
             return ReasonCode.TOPIC_FILTER_INVALID
         shared = SharedSubscription.parse(request.filter)

@@ -2,7 +2,7 @@
 
 A run is encoded at most twice: as it came, and once for the subscribers of the other protocol level (an
 MQTT 5 frame has one octet more, its empty properties). Each subscriber's out-queue is bounded in
-octets; what does not fit is dropped and counted.
+octets; the frames that do not fit are dropped and counted.
 """
 
 from __future__ import annotations
@@ -73,16 +73,28 @@ class Runs:
                 conn.drain(conn)
                 total = conn.out_octets + octets
                 if total > conn.out_octets_max:
-                    conn.dropped += count
-                    self._counters.dropped_out_queue += count
+                    sent += self._fitting(conn, chunk, count)
                     continue
             conn.out_octets = total
             conn.out.append(chunk)
-            sent += 1
+            sent += count
             if not conn.dirty:
                 conn.dirty = True
                 dirty.append(conn)
-        self._counters.publish_sent += sent * count
+        self._counters.publish_sent += sent
+
+    def _fitting(self, conn: Connection, chunk: bytes, count: int) -> int:
+        """Queue the frames that find room, from the first, and drop the others; gives how many were queued."""
+        room = conn.out_octets_max - conn.out_octets
+        fitting = end = 0
+        while (following := _frame(chunk, end)[1]) <= room:  # never the last one: all together do not fit
+            end = following
+            fitting += 1
+        if fitting:
+            conn.write(chunk[:end])
+        conn.dropped += count - fitting
+        self._counters.dropped_out_queue += count - fitting
+        return fitting
 
 
 def _frame(data: bytes, pos: int) -> tuple[int, int]:
