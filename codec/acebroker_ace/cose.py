@@ -121,6 +121,16 @@ class CoseMessage(Struct, frozen=True):
             raise UnauthenticToken(f"{algorithm.name}: the key does not open it") from None
         return self.content
 
+    @property
+    def encrypts(self) -> bool:
+        """Whether its content is hidden."""
+        return self.algorithm_unverified.protection is Protection.ENCRYPTION
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether opening it proves who made it: always, as each has a key of its maker."""
+        return True
+
     def __repr__(self) -> str:
         return f"CoseMessage({self.algorithm_unverified.name})"
 

@@ -104,6 +104,11 @@ class JoseMessage(Struct, frozen=True):
         return f"JoseMessage({self.header_unverified['alg']})"
 
     @property
+    def encrypts(self) -> bool:
+        """Whether its content is hidden."""
+        return self.algorithm_unverified is None
+
+    @property
     def authenticates(self) -> bool:
         """Whether opening it proves who made it: a holder of the signing key, or of the shared key."""
         return (
