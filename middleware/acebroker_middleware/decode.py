@@ -65,8 +65,10 @@ class Decode:
                 if type(ack) is Pubrel:
                     conn.ack_queue.pubcomp.open.append(ack.packet_identifier)
                 return ack
-        elif conn.protocol.state is State.AWAITING_CONNECT and kind != PacketType.CONNECT:
-            raise ProtocolViolation("the first packet is not CONNECT")
+        if (kind == PacketType.CONNECT) is not (conn.protocol.state is State.AWAITING_CONNECT):
+            raise ProtocolViolation(
+                "a second CONNECT" if kind == PacketType.CONNECT else "the first packet is not CONNECT"
+            )
         packet = decode_packet(first_octet, data[start:end], conn.version)
         check_direction(packet, _SERVER, conn.version)
         conn.protocol.received(packet)

@@ -248,7 +248,6 @@ class Session:
             state.will = _pending_will(connect.will, conn.client_identifier, conn.v5)
         self.sessions[conn.client_identifier] = state
         conn.session = state
-        conn.connected = True
         properties = connect.properties
         if conn.v5:
             conn.send_max = min(properties.receive_maximum or 65_535, limits.in_flight_max)
@@ -257,7 +256,10 @@ class Session:
             conn.plain = conn.packet_bytes_max is None and not conn.sending_aliases.maximum
         connack = Connack(present, 0, self._connack_properties(conn, connect, asked))
         conn.protocol.sent(connack)
-        conn.send(connack)
+        if not conn.send(connack):  # so small a Maximum Packet Size that nothing can be said at all
+            state.will = None
+            raise ConnectionRefused(ReasonCode.PACKET_TOO_LARGE, "CONNACK is larger than the client takes")
+        conn.connected = True
         if state.subscriptions:
             self._router.invalidate_session(state)
         if present:

@@ -23,18 +23,20 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec.structs import replace
 
+from acebroker_codec.directions import REASON_CODES
 from acebroker_codec.errors import (
     MalformedPacket,
     MqttError,
     PacketTooLarge,
     ProtocolViolation,
+    ReasonCode,
     UnsupportedProtocolVersion,
     connect_return_code,
 )
-from acebroker_codec.packets import Connack, Disconnect
+from acebroker_codec.packets import Connack, Disconnect, PacketType
 from acebroker_codec.protocol import State
 from acebroker_middleware.connection import CloseReason, Connection
-from acebroker_middleware.errors import ClientDisconnected, KeepAliveTimeout, StageFailure
+from acebroker_middleware.errors import ClientDisconnected, KeepAliveTimeout, ServerShuttingDown, StageFailure
 from acebroker_middleware.hand_offs import stage_guarded
 from acebroker_middleware.state.ports import Fenced, Timer, Unavailable
 from trio_acebroker.transports.base import ByteStream
@@ -250,7 +252,10 @@ class ConnectionTask:
             logger.exception("a session could not be released", extra=self._who())
         broker.gone(self)
         before = len(conn.out)
-        self._answer(self._error)
+        try:
+            self._answer(self._error)
+        except Exception:
+            logger.exception("a client could not be told why", extra=self._who())
         self._answered = len(conn.out) > before
         conn.release()
         if not conn.blocked:
@@ -265,7 +270,7 @@ class ConnectionTask:
             return
         if conn.connected:
             if conn.v5:
-                self._say(Disconnect(error.reason_code), error)
+                self._say(Disconnect(_spoken(PacketType.DISCONNECT, error)), error)
             return
         if isinstance(error, UnsupportedProtocolVersion):
             if not error.name_known:
@@ -273,7 +278,7 @@ class ConnectionTask:
         elif conn.protocol.state not in (State.AWAITING_CONNACK, State.AUTHENTICATING):
             return
         if conn.v5:
-            self._say(Connack(False, error.reason_code), error)
+            self._say(Connack(False, _spoken(PacketType.CONNACK, error)), error)
             return
         return_code = connect_return_code(error.reason_code)
         if return_code is not None:
@@ -325,3 +330,11 @@ class ConnectionTask:
 
     def _who(self) -> dict[str, str]:
         return {"client_id": self.conn.client_identifier, "peer": self.conn.peer, "listener": self.conn.listener}
+
+
+def _spoken(packet_type: PacketType, error: MqttError) -> int:
+    """The reason code of an error, or the nearest one that the packet may carry (table 2-6)."""
+    code = error.reason_code
+    if code >= 0x80 and code in REASON_CODES[packet_type]:
+        return code
+    return ReasonCode.SERVER_UNAVAILABLE if isinstance(error, ServerShuttingDown) else ReasonCode.UNSPECIFIED_ERROR

@@ -11,6 +11,7 @@ from typing import Final
 
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.deliver import Deliver
+from acebroker_middleware.errors import StageFailure
 
 __all__ = ["JOIN_BYTES_MAX", "Delivery"]
 
@@ -37,16 +38,24 @@ class Delivery:
                     self.send(conn)
 
     def send(self, conn: Connection) -> None:
-        """Send one out-queue as far as the socket takes it; fill it again from the session, once."""
-        if not self._drain(conn):
-            return
-        session = conn.session
-        if session is not None and (session.queue or session.retained_waiting or session.resend or session.groups):
-            more = self._deliver.pump(session)
-            if self._drain(conn) and more:
-                # the rest goes when the others had their turn
-                conn.blocked = True
-                conn.want_writable()
+        """Send one out-queue as far as the socket takes it; fill it again from the session, once.
+
+        Called in the middle of others' rounds: what goes wrong ends this connection.
+        """
+        try:
+            if not self._drain(conn):
+                return
+            session = conn.session
+            if session is not None and (session.queue or session.retained_waiting or session.resend or session.groups):
+                more = self._deliver.pump(session)
+                if self._drain(conn) and more:
+                    # the rest goes when the others had their turn
+                    conn.blocked = True
+                    conn.want_writable()
+        except Exception as error:
+            failure = StageFailure("delivery failed")
+            failure.__cause__ = error
+            conn.end(failure)
 
     def writable(self, conn: Connection) -> bool:
         """The socket of a blocked connection takes octets again; True when nothing is left to send."""
