@@ -1,7 +1,7 @@
 """`python -m tests.bench.relay PORT [FAULT]`: passes messages on, all but one of them rightly.
 
 What the tests of the load generator run it against: an error that is put in must be reported. No broker:
-MQTT 3.1.1 and QoS 0 only, exact topics only, and every client is let in.
+QoS 0, exact topics and short frames only, and every client is let in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ FAULTS: dict[str, Fault] = {
     "drop": lambda frame, held: ([], []),
     "double": lambda frame, held: ([frame, frame], []),
     "swap": lambda frame, held: ([], [frame]),
-    "cut": lambda frame, held: ([b"0" + bytes([frame[1] - 1]) + frame[2:-1]], []),
+    "alter": lambda frame, held: ([frame.replace(b"celsius", b"kelvins")], []),
+    "cut": lambda frame, held: ([_frame(frame[0], frame[2:-1])], []),
 }
 
 
@@ -34,6 +35,10 @@ def _frames(data: bytes) -> Iterator[tuple[bytes, int]]:
     while len(data) >= at + 2 and len(data) >= (end := at + 2 + data[at + 1]):
         yield data[at:end], end
         at = end
+
+
+def _frame(first: int, body: bytes) -> bytes:
+    return bytes([first, len(body)]) + body
 
 
 def _string(data: bytes, at: int) -> bytes:
@@ -49,6 +54,7 @@ class Relay:
         self._messages = 0
         self._subscribers: defaultdict[bytes, list[socket.socket]] = defaultdict(list)
         self._rest: dict[socket.socket, bytes] = {}
+        self._five: set[socket.socket] = set()
 
     def received(self, client: socket.socket, data: bytes) -> None:
         """Answer and pass on what a client sent."""
@@ -56,11 +62,14 @@ class Relay:
         for frame, end in _frames(data):
             used = end
             kind = frame[0] >> 4
+            if kind == 1 and frame[8] == 5:
+                self._five.add(client)
+            no_properties = b"\0" if client in self._five else b""
             if kind == 1:
-                client.sendall(b"\x20\x02\x00\x00")
+                client.sendall(_frame(0x20, b"\0\0" + no_properties))
             elif kind == 8:
-                self._subscribers[_string(frame, 4)].append(client)
-                client.sendall(b"\x90\x03" + frame[2:4] + b"\x00")
+                self._subscribers[_string(frame, 4 + len(no_properties))].append(client)
+                client.sendall(_frame(0x90, frame[2:4] + no_properties + b"\0"))
             elif kind == 3:
                 self._pass_on(frame)
         self._rest[client] = data[used:]

@@ -75,6 +75,13 @@ def test_another_size_of_payload_is_an_error(build: Path) -> None:
     assert run(command, f"{PAIR} -L 16-64", build)["errors"] == 1
 
 
+@pytest.mark.parametrize(("fault", "errors"), [("none", 0), ("alter", 1)])
+def test_properties_must_arrive_unaltered(fault: str, errors: int, build: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m tests.bench.relay {{port}} {fault}"
+    record = run(command, f"{PAIR} -u 3 -P 16", build, "props")
+    assert (record["errors"], record["lost"]) == (errors, errors)
+
+
 def test_a_run_without_an_end_is_killed(build: Path) -> None:
     broker = Broker(PeerSpec("floor", {"": Setup("{build}/floor {port}")}), "", build, None, 30)
     try:

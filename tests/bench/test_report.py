@@ -67,8 +67,9 @@ def test_a_round_without_both_gives_no_ratio() -> None:
 
 
 def test_rounds_of_two_sittings_are_kept_apart() -> None:
-    records = [run("mosquitto", 0, 10.0), run("ours", 0, 1.0), run("ours", 0, 9.0, sitting=2)]
-    assert between(records, "ours", "mosquitto") == [0.1]
+    records = [run(name, 0, cost, sitting=n) for n, cost in ((1, 10.0), (2, 20.0)) for name in ("mosquitto", "ours")]
+    records += [run("ours", 0, 5.0, sitting=3)]
+    assert between(records, "ours", "mosquitto") == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("cost", "verdict"), [(1.0, "<= 0.1 ok"), (1.01, "> 0.1 MISSED")])
