@@ -21,4 +21,5 @@ program.py    programs of steps: making, running and shortening them
 
 test_simulation.py   programs of fixed seeds, and programs that Hypothesis makes
 test_flow_cache.py   every client receives the same with the flow cache and without
+test_faults.py       the simulation can fail: it finds each of some faults
 """

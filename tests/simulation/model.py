@@ -293,6 +293,8 @@ class Model:
             return
         if retain_handling == 2 or (retain_handling == 1 and not new):  # [MQTT-3.3.1-9] to [MQTT-3.3.1-11]
             return
+        for due in session.due:  # all of them come again
+            due.optional = due.optional or due.lane[:2] == ("retained", name)
         for topic, message in self.retained.items():
             if not selects(subscription.filter, topic):
                 continue

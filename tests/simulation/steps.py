@@ -26,7 +26,7 @@ FILTERS = (
     *("a", "a/b", "a/b", "a/+", "a/#", "+/b", "+", "b/x"),
     *("#", "$d/#", "$d/+", "w/#", "$no/#", "sensors/+/temperature"),
 )
-SHARED_FILTERS = ("$share/g/a/#", "$share/g/a/b", "$share/h/a/b", "$share/g/#", "$share/h/w/+")
+SHARED_FILTERS = ("$share/g/a/#", "$share/g/a/b", "$share/h/a/b", "$share/h/w/+")
 #: Subscription Identifiers from here on name one of SHARED_FILTERS each
 SHARED_IDENTIFIERS = 201
 
@@ -64,7 +64,7 @@ async def _connect(world: World, client: SimulatedClient, rng: random.Random) ->
         fields["alias_max"] = rng.choice((0, 0, 1, 5))
     if rng.random() < 0.4:
         fields["will"] = _will(world, client, version, rng)
-    client.auto = rng.random() < 0.6 or world.in_turn
+    client.auto = rng.random() < 0.5 or world.in_turn
     await world.connect(client, version, **fields)
 
 
@@ -176,7 +176,7 @@ def _told_apart(version: int, held: dict[str, int]) -> bool:
 
 async def _subscribe(world: World, client: SimulatedClient, rng: random.Random) -> None:
     properties = packets.NO_SUBSCRIBE_PROPERTIES
-    if rng.random() < 0.25:
+    if rng.random() < 0.4:
         requests = [_request(client, rng, rng.choice(SHARED_FILTERS))]
         identifier = SHARED_IDENTIFIERS + SHARED_FILTERS.index(requests[0].filter)
     else:
@@ -280,7 +280,7 @@ WEIGHTS = {
     "publish_and_leave": 2,
     "answer": 14,
     "ping": 1,
-    "subscribe": 14,
+    "subscribe": 22,
     "unsubscribe": 4,
     "wait": 9,
     "offend": 1,

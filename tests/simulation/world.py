@@ -280,7 +280,9 @@ class World:
             if not answering:
                 return
             for client in answering[:1] if self.in_turn else answering:
-                await self.tell_and_send(client, client.answers())
+                answers = client.answers()
+                if answers:
+                    await self.tell_and_send(client, answers)
 
     def _show(self) -> bool:
         """Show the judge all that arrived; True when there was something."""
