@@ -58,6 +58,9 @@ LIMIT_CEILINGS: Mapping[str, int] = {
     "keep_alive_seconds_max": 65_535,
 }
 
+#: the largest value of any limit
+LIMIT_MAX = 2**63 - 1
+
 #: limits that may be 0, which turns off what they bound; all others are at least 1 (or above 0, in seconds)
 LIMITS_TO_ZERO = frozenset(
     {
@@ -306,6 +309,8 @@ def check_limits(limits: Limits) -> None:
         value = getattr(limits, name)
         ceiling = LIMIT_CEILINGS.get(name)
         smallest = 0 if name in LIMITS_TO_ZERO else 1 if isinstance(value, int) else None
+        if isinstance(value, int) and abs(value) > LIMIT_MAX:
+            raise ConfigError(f"limits.{name} is no number of this world; {LIMIT_MAX} is the largest")
         if not math.isfinite(value) or (value <= 0 if smallest is None else value < smallest):
             raise ConfigError(
                 f"limits.{name} is {value}, and must be {'above 0' if smallest is None else f'at least {smallest}'}"

@@ -21,6 +21,8 @@ from msgspec import inspect
 __all__ = ["ENVIRONMENT_PREFIX", "ConfigError", "change_by_environment", "convert", "parse_toml"]
 
 ENVIRONMENT_PREFIX = "ACEBROKER_"
+#: a part of a variable's name that is an index into a list
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 S = TypeVar("S", bound=msgspec.Struct)
 Path = tuple[str | int, ...]
@@ -34,7 +36,9 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     """The tables of `text`; `source` names it in errors. Raises ConfigError with line and column."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"{source}: not TOML that can be used: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and a number of more digits than Python reads
         raise ConfigError(f"{source}: not TOML: {error}") from None
 
 
@@ -79,7 +83,7 @@ def _overrides(environ: Mapping[str, str], root: inspect.Type) -> list[tuple[Pat
             continue
         rest = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if "__" in rest:
-            found.append((tuple(int(part) if part.isdecimal() else part for part in rest.split("__")), variable))
+            found.append((tuple(int(part) if _INDEX.fullmatch(part) else part for part in rest.split("__")), variable))
             continue
         for table in known:
             if rest == table or rest.startswith(f"{table}_"):
@@ -121,7 +125,7 @@ def _value(text: str, wanted: inspect.Type | None) -> Any:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -181,6 +181,29 @@ def test_a_syntax_error_names_the_line() -> None:
     assert "line 2" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"x = {'[' * 3_000}", "conf/broker.toml: not TOML that can be used: nested too deeply"),
+        (f"x = {'{y=' * 3_000}", "conf/broker.toml: not TOML that can be used: nested too deeply"),
+        (f"x = {'9' * 5_000}", "conf/broker.toml: not TOML: Exceeds the limit"),
+        (f"[limits]\nreceive_max = 1{'0' * 400}", "conf/broker.toml: limits.receive_max is no number of this world"),
+        (
+            f"[limits]\nsessions_max = 0x{'f' * 9_000}",
+            "conf/broker.toml: limits.sessions_max is no number of this world",
+        ),
+    ],
+)
+def test_what_no_machine_can_read_is_one_sentence_too(text: str, expected: str) -> None:
+    assert refusal(text).startswith(expected)
+
+
+def test_names_of_variables_that_no_machine_can_read() -> None:
+    assert "9__PORT: " in refusal("", {f"ACEBROKER_LISTENER__{'9' * 5_000}__PORT": "1"})
+    assert "expected int, got str" in refusal("", {"ACEBROKER_LIMITS__RECEIVE_MAX": "9" * 5_000})
+    assert "expected int, got str" in refusal("", {"ACEBROKER_LIMITS__RECEIVE_MAX": "[" * 5_000})
+
+
 def test_a_free_port_may_be_taken_twice() -> None:
     config = BrokerConfig(listeners=(Listener(port=0), Listener(port=0)))
     assert len(config.listeners) == 2
