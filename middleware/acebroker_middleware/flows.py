@@ -5,7 +5,8 @@ what the publish direction says about one (connection, topic), with the Route it
 thrown away rather than repaired:
 
     exact (un)subscribe, a session (re)attached    the Route of that topic is marked stale
-    wildcard (un)subscribe                         `Epoch.routes` + 1: every Route is stale
+    wildcard (un)subscribe                         the Routes of the topics it selects are; of too many, all of them,
+                                                   by `Epoch.routes` + 1
     rights of a connection change                  its flows are cleared, its Routes made stale
 
 A run is a row of QoS 0 PUBLISH frames of one flow in the input; a fast route forwards it as a slice.

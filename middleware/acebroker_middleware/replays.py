@@ -1,7 +1,7 @@
 """Retained messages on their way to new subscriptions: slice by slice, between the turns of everybody else (3.8.4).
 
-A session has a Replay for each filter that still has to get some; they leave one after the other, behind what waits
-in the session's queue. A slice ends at a number of octets, of steps in the store, or at a full out-queue; a
+A session has a Replay for each subscription that still has to get some; they leave one after the other, behind what
+waits in the session's queue. A slice ends at a number of octets, of steps in the store, or at a full out-queue; a
 message of QoS 1 or 2 waits for the window. Rights at delivery hold as everywhere: every deliver stage is asked
 about each message, unless all of them have said, in this slice, that they have nothing against the whole filter.
 
@@ -63,12 +63,13 @@ class Replays:
         assert waiting is not None
         bound = min(conn.out_octets + SLICE_OCTETS_MAX, conn.out_octets_max)
         for _ in range(_REPLAYS_MAX):
-            replay = next(iter(waiting.values()))
-            if not self._slice(conn, state, replay, bound):
-                return False
-            if not replay.over():
-                break
-            del waiting[replay.subscription.filter]
+            replay = waiting[0]
+            if replay.subscription.filter in state.subscriptions:  # else it was ended meanwhile [MQTT-3.10.4-2]
+                if not self._slice(conn, state, replay, bound):
+                    return False
+                if not replay.over():
+                    break
+            waiting.popleft()
             if not waiting:
                 state.retained_waiting = None
                 return False

@@ -8,7 +8,7 @@ Routes; `publish` is the one way in for every message, `deliver.Deliver` the one
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Awaitable
 from typing import Final
 
@@ -27,8 +27,9 @@ from acebroker_codec.topics import SharedSubscription, has_wildcard
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.deliver import Deliver
 from acebroker_middleware.errors import SessionTakenOver
-from acebroker_middleware.flows import STALE, Epoch, LocalSubscriber, Route, Target, Verdict
+from acebroker_middleware.flows import LocalSubscriber, Route, Verdict
 from acebroker_middleware.hand_offs import then
+from acebroker_middleware.routes import Routes
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.message import Delivery, Frames, Message, message_of
 from acebroker_middleware.state.ports import Enqueue, Maybe, Store
@@ -58,8 +59,8 @@ class Router:
         self.tree: SubscriptionTree[SessionState] = SubscriptionTree()
         self.local: SubscriptionTree[LocalSubscriber] = SubscriptionTree()
         self.retained = retained
-        self.epoch = Epoch()
-        self._routes: dict[str, Route] = {}
+        self.routes = Routes(round_, self.tree, self.local, deliver)
+        self.epoch = self.routes.epoch
 
     # ---- as a stage ----
 
@@ -147,9 +148,7 @@ class Router:
 
     def publish(self, message: Message) -> Maybe[int]:
         """Fan a message out; gives how many subscribers were found, once it is durable where it has to be."""
-        route = self._routes.get(message.topic)
-        if route is None or route.version != self.epoch.routes:
-            route = self.route(message.topic)
+        route = self.routes.get(message.topic)
         frames = Frames(message, self._round.clock.now)
         if not route.durable:
             return self.fan_out(route, message, frames)
@@ -239,60 +238,12 @@ class Router:
     # ---- routes ----
 
     def route(self, topic: str) -> Route:
-        """The Route of a Topic Name, made anew when there is none that still holds."""
-        route = self._routes.get(topic)
-        if route is not None and route.version == self.epoch.routes:
-            return route
-        route = self._make_route(topic)
-        if len(self._routes) >= self._limits.routes_max:
-            for old in list(self._routes)[: self._limits.routes_max // 4 + 1]:
-                self._routes.pop(old).version = STALE  # flows may hold it still: nobody would tell them of a change
-        self._routes[topic] = route
-        return route
-
-    def _make_route(self, topic: str) -> Route:
-        route = Route(self.epoch.routes)
-        plain, route.groups = self.tree.match(topic)
-        merged: dict[SessionState, list[Subscription]] = {}
-        for state, subscription in plain:
-            merged.setdefault(state, []).append(subscription)
-        route.local = [subscriber for subscriber, _ in self.local.match(topic)[0]]
-        if route.groups or route.local:
-            route.fast = False
-        for state, subscriptions in merged.items():
-            self._add_target(route, topic, state, subscriptions)
-        return route
-
-    def _add_target(self, route: Route, topic: str, state: SessionState, subscriptions: list[Subscription]) -> None:
-        conn = state.connection
-        verdict = Verdict.PASS if conn is None else self.deliver.plan(conn, topic)
-        if verdict is Verdict.DENY:
-            return
-        inspected = verdict is Verdict.INSPECT
-        others = [s for s in subscriptions if not s.no_local]
-        own = None if len(others) == len(subscriptions) or not others else _target(state, others, inspected, None)
-        target = _target(state, subscriptions, inspected, own)
-        route.targets.append(target)
-        if state.durable:
-            route.durable = True
-        if conn is None:
-            return
-        aliased = conn.sending_aliases.maximum > 0 and len(topic) >= self._limits.topic_alias_out_bytes_min
-        if target.no_local or target.identifiers or target.inspect or aliased:
-            route.fast = False
-        (route.fast_5 if conn.v5 else route.fast_3).append(state)
-        if conn.packet_bytes_max is not None:
-            route.packet_bytes_max = min(route.packet_bytes_max, conn.packet_bytes_max)
+        """The Route of a Topic Name."""
+        return self.routes.get(topic)
 
     def invalidate(self, topic_filter: str) -> None:
         """A subscription to this filter (without `$share`) came, went or changed its connection."""
-        if has_wildcard(topic_filter):
-            self.epoch.routes += 1
-            self._routes.clear()
-        else:
-            route = self._routes.pop(topic_filter, None)
-            if route is not None:
-                route.version = STALE
+        self.routes.invalidate(topic_filter)
 
     def invalidate_session(self, state: SessionState) -> None:
         """A session was attached, detached or lost rights: every Route that names it is stale."""
@@ -377,13 +328,17 @@ class Router:
         return request.qos
 
     def _send_retained(self, state: SessionState, subscription: Subscription) -> None:
-        """Begin to send what is retained. A Replay of the same filter that is under way begins anew [MQTT-3.8.4-3]."""
+        """Begin to send what is retained, behind what earlier subscriptions have to get, to the same filter too."""
         topic_filter = subscription.filter
         if not len(self.retained) or not (has_wildcard(topic_filter) or self.retained.get(topic_filter)):
             return
-        if state.retained_waiting is None:
-            state.retained_waiting = OrderedDict()
-        state.retained_waiting[topic_filter] = self.retained.replay(subscription)
+        waiting = state.retained_waiting
+        if waiting is None:
+            waiting = state.retained_waiting = deque()
+        if len(waiting) >= self._limits.subscriptions_per_client_max:
+            self._counters.dropped_queue_full += 1
+            return
+        waiting.append(self.retained.replay(subscription))
 
     def _unsubscribe(self, conn: Connection, packet: Unsubscribe) -> None:
         state = conn.session
@@ -400,8 +355,6 @@ class Router:
             return ReasonCode.NO_SUBSCRIPTION_EXISTED
         self.tree.remove(state, topic_filter)
         state.groups.pop(topic_filter, None)
-        if state.retained_waiting is not None:
-            state.retained_waiting.pop(topic_filter, None)  # [MQTT-3.10.4-3]
         self.invalidate(subscription.filter)
         return ReasonCode.SUCCESS
 
@@ -423,15 +376,3 @@ class Router:
         state.subscriptions.clear()
         state.groups.clear()
         self.deliver.give_back(state)
-
-
-def _target(state: SessionState, subscriptions: list[Subscription], inspected: bool, own: Target | None) -> Target:
-    return Target(
-        state,
-        max(s.qos for s in subscriptions),
-        any(s.no_local for s in subscriptions),
-        any(s.retain_as_published for s in subscriptions),
-        tuple(s.identifier for s in subscriptions if s.identifier),
-        inspected,
-        own,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from typing import Any
 
 import pytest
@@ -69,9 +69,8 @@ class Waiting:
             self.retained.put(message)
 
     def subscribe(self, *subscriptions: Subscription) -> None:
-        waiting = self.state.retained_waiting = OrderedDict()
-        for subscription in subscriptions:
-            waiting[subscription.filter] = self.retained.replay(subscription)
+        self.state.retained_waiting = deque(self.retained.replay(subscription) for subscription in subscriptions)
+        self.state.subscriptions.update((subscription.filter, subscription) for subscription in subscriptions)
 
     def received(self) -> list[Publish]:
         """What came since the last call."""

@@ -6,7 +6,7 @@ that made it ours, and goes with every call on the store, so that a second owner
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from acebroker_codec.flow import InflightWindow
@@ -84,8 +84,8 @@ class SessionState:
         self.queued_octets = 0
         #: Packet Identifiers whose PUBLISH has to be sent again on this connection, oldest first [MQTT-4.4.0-1]
         self.resend: deque[int] = deque()
-        #: Topic Filter -> the retained messages that its subscription still has to get, the next first; None for none
-        self.retained_waiting: OrderedDict[str, Replay] | None = None
+        #: retained messages that subscriptions still have to get, the next first; None for none
+        self.retained_waiting: deque[Replay] | None = None
         self.dropped = 0
         self.will: PendingWill | None = None
 
