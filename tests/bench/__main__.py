@@ -76,7 +76,10 @@ def _arguments() -> argparse.Namespace:
         if name not in SCENARIOS:
             parser.error(f"no scenario {name!r}; there are {', '.join(SCENARIOS)}")
     known = _known(arguments.cmd)
-    arguments.brokers = arguments.brokers.split(",") if arguments.brokers else _brokers_default(known)
+    if arguments.brokers:
+        arguments.brokers = arguments.brokers.split(",")
+    else:
+        arguments.brokers = [] if arguments.show else _brokers_default(known)
     for name in arguments.brokers:
         if name not in known:
             parser.error(f"no broker {name!r}; there are {', '.join(known)}")
@@ -162,7 +165,7 @@ def main() -> int:
         head = "\n\n".join(line["header"] for line in kept if "header" in line)
         records = [line for line in kept if "header" not in line]
         there = list(dict.fromkeys(record["broker"].partition("+")[0] for record in records))
-        arguments.brokers = sorted(there, key=lambda name: (arguments.brokers + there).index(name))
+        arguments.brokers = list(dict.fromkeys([name for name in arguments.brokers if name in there] + there))
         print(head, end="\n\n")
         _show(arguments, head, records)
         return 0

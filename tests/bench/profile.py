@@ -22,6 +22,7 @@ from pathlib import Path
 from tests.bench import pages
 from tests.bench.brokers import Broker, BrokerDidNotStart, ours
 from tests.bench.measurement import CannotCompile, Load, build_folder, compile_tools, measure
+from tests.bench.report import revision
 from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT, Case
 
 __all__ = ["GROUPS", "fold", "group_of", "main"]
@@ -164,7 +165,8 @@ def _markdown(rows: Mapping[str, Counter[tuple[str, str]]]) -> str:
             f"{where.partition(' (')[0]} {count / total:.0%}" for (_, where), count in samples.most_common(3)
         )
         lines.append([row, *(f"{share:.0%}" for share in _shares(samples).values()), most])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    caption = f"{sum(rows[row].total() for row in rows):,} samples, revision {revision()}."
+    return "\n".join([caption, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def main() -> int:

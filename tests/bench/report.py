@@ -16,7 +16,7 @@ from tests.bench.bars import BARS, Bar, between, spread, value
 from tests.bench.brokers import ROOT, PeerSpec
 from tests.bench.measurement import Load, Record
 
-__all__ = ["Line", "blocks", "disturbed", "header", "lines", "number", "table"]
+__all__ = ["Line", "blocks", "disturbed", "header", "lines", "number", "revision", "table"]
 
 #: cores: more than this used by others, and a run was not alone on the machine
 OTHER_CORES_MAX = 0.1
@@ -54,16 +54,26 @@ def header(specs: Sequence[PeerSpec], load: Load, rounds: int, broker_cpu: str |
         f"date      {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"machine   {_processor()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, {platform.platform()}",
         f"python    {platform.python_implementation()} {platform.python_version()}",
-        f"revision  {_revision()}",
+        f"revision  {revision()}",
         *(
             f"broker    {', '.join(filter(None, (f'{spec.name}: {spec.version_text()}', spec.remark)))}"
             for spec in specs
         ),
         f"settings  MQTT {'5.0' if load.version == 5 else '3.1.1'}, payload {load.payload_bytes} bytes, "
         f"{load.seconds:g} s a run, {rounds} rounds in turn, {pinning}",
-        f"command   python -m tests.bench {' '.join(sys.argv[1:])}".rstrip(),
+        f"command   python -m tests.bench {' '.join(_measuring(sys.argv[1:]))}".rstrip(),
     ]
     return "\n".join(lines)
+
+
+def _measuring(words: Sequence[str]) -> Iterator[str]:
+    """The words of a command without the options that say where its figures go."""
+    there = iter(words)
+    for word in there:
+        if word in ("--json", "--out"):
+            next(there, None)
+        elif not word.startswith(("--json=", "--out=")):
+            yield word
 
 
 def _processor() -> str:
@@ -77,7 +87,8 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def _revision() -> str:
+def revision() -> str:
+    """The commit of this tree, as git calls it."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -12,9 +12,10 @@ import pytest
 from tests.bench import __main__ as program
 from tests.bench import pages
 from tests.bench.bars import Bar, between
-from tests.bench.measurement import Record
+from tests.bench.brokers import PeerSpec
+from tests.bench.measurement import Load, Record
 from tests.bench.processes import Sample, cpu_between
-from tests.bench.report import blocks, disturbed, lines, number, table
+from tests.bench.report import blocks, disturbed, header, lines, number, table
 
 
 def run(broker: str, round_: int, cpu_us: float | None, **more: Any) -> Record:
@@ -148,6 +149,14 @@ def test_a_marker_of_nothing_is_an_error(tmp_path: Path) -> None:
         pages.write(page, {"table": "rows"})
 
 
+def test_the_header_says_what_was_measured_and_not_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "-s", "all", "--json", "a.jsonl", "--out=b.md", "-r", "3"])
+    text = header([PeerSpec("sad", {}, version="echo sad 1.0; exit 1")], Load(), 3, None)
+    assert text.endswith("\ncommand   python -m tests.bench -s all -r 3")
+    assert "\nbroker    sad: sad 1.0\n" in text
+    assert "64 bytes, 2 s a run, 3 rounds in turn, not pinned\n" in text
+
+
 def test_others_on_the_machine_are_told() -> None:
     quiet = [run("ours", 0, 1.0, other=0.02), run("ours", 1, None)]
     assert disturbed(quiet).startswith("Nothing else ran: in all 2 runs")
@@ -159,7 +168,7 @@ def test_kept_runs_are_shown_again(
 ) -> None:
     kept, page = tmp_path / "runs.jsonl", tmp_path / "page.md"
     kept.write_text("".join(json.dumps(line) + "\n" for line in [{"header": "date then"}, *DRIFT]))
-    monkeypatch.setattr(sys, "argv", ["bench", "--show", str(kept), "--out", str(page), "-b", "mosquitto,ours"])
+    monkeypatch.setattr(sys, "argv", ["bench", "--show", str(kept), "--out", str(page)])
     assert program.main() == 0
     shown = capsys.readouterr().out
     assert shown.startswith("date then\n")
