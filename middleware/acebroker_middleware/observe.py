@@ -26,9 +26,11 @@ class Counters:
         "octets_sent",
         "packets_received",
         "packets_sent",
+        "pauses",
         "publish_received",
         "publish_sent",
         "retained_refused",
+        "shed",
         "takeovers",
     )
 
@@ -48,6 +50,9 @@ class Counters:
         self.dropped_rate = 0
         self.retained_refused = 0
         self.takeovers = 0
+        #: times that publishers were not read, and clients that were cut, for the sum of all out-queues
+        self.pauses = 0
+        self.shed = 0
         #: rule -> how often it denied
         self.denials: Counter[str] = Counter()
 

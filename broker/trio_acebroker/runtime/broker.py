@@ -33,6 +33,7 @@ from acebroker_middleware.observe import Counters
 from acebroker_middleware.state.message import Message
 from acebroker_middleware.state.ports import Store
 from trio_acebroker.config import BrokerConfig, Listener
+from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.connection import ConnectionTask
 from trio_acebroker.runtime.delivery import Delivery
 from trio_acebroker.runtime.shells.base import Shell
@@ -114,7 +115,8 @@ class Broker:
         self.pipeline = parts.pipeline
         self.session = parts.session
         self.router = parts.router
-        self.delivery = Delivery(self._round, parts.deliver)
+        self.pressure = BackPressure(self._round, self.timers)
+        self.delivery = Delivery(self._round, parts.deliver, self.pressure)
         self._raw = RawShell(self)
         self._pump: PumpShell | None = None
         self.lifecycle = tuple(

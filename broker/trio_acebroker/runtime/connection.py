@@ -138,6 +138,8 @@ class ConnectionTask:
                     self.ended_by(StageFailure(f"the store: {type(error).__name__}"))
                 except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                     pass  # the peer is gone
+                finally:
+                    self.ending = True  # the nursery takes no more children
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # only children of stages are left to raise here
@@ -225,6 +227,8 @@ class ConnectionTask:
     def _watch_keep_alive(self) -> None:
         """One and a half times the Keep Alive after the last octet [MQTT-3.1.2-22]."""
         conn = self.conn
+        if self.broker.pressure.holds(conn):  # it may have sent what we do not read
+            conn.last_received = self.broker.clock.now
         deadline = conn.last_received + conn.keep_alive * 1.5
         if deadline <= self.broker.clock.now:
             self.end(KeepAliveTimeout(f"nothing came for {conn.keep_alive * 1.5:g} seconds"))
@@ -260,6 +264,7 @@ class ConnectionTask:
         conn.release()
         if not conn.blocked:
             broker.delivery.send(conn)
+        broker.delivery.forget(conn)
         level = logging.DEBUG if self._error is None or isinstance(self._error, ClientDisconnected) else logging.INFO
         logger.log(level, "closed: %s", reason, extra=self._who())
 

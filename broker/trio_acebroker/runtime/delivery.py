@@ -12,6 +12,7 @@ from typing import Final
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.deliver import Deliver
 from acebroker_middleware.errors import StageFailure
+from trio_acebroker.runtime.back_pressure import BackPressure
 
 __all__ = ["JOIN_BYTES_MAX", "Delivery"]
 
@@ -22,8 +23,9 @@ JOIN_BYTES_MAX: Final = 262_144
 class Delivery:
     """Sends what the rounds of one broker leave in out-queues."""
 
-    def __init__(self, round_: Round, deliver: Deliver) -> None:
+    def __init__(self, round_: Round, deliver: Deliver, pressure: BackPressure) -> None:
         self._round = round_
+        self._pressure = pressure
         self._deliver = deliver
         self._counters = round_.counters
 
@@ -36,6 +38,8 @@ class Delivery:
                 conn.dirty = False
                 if not conn.blocked:
                     self.send(conn)
+        if self._pressure.blocked:
+            self._pressure.check()
 
     def send(self, conn: Connection) -> None:
         """Send one out-queue as far as the socket takes it; fill it again from the session, once.
@@ -50,8 +54,7 @@ class Delivery:
                 more = self._deliver.pump(session)
                 if self._drain(conn) and more:
                     # the rest goes when the others had their turn
-                    conn.blocked = True
-                    conn.want_writable()
+                    self._block(conn)
         except Exception as error:
             failure = StageFailure("delivery failed")
             failure.__cause__ = error
@@ -60,6 +63,7 @@ class Delivery:
     def writable(self, conn: Connection) -> bool:
         """The socket of a blocked connection takes octets again; True when nothing is left to send."""
         conn.blocked = False
+        self._pressure.blocked.discard(conn)
         self.send(conn)
         return not conn.blocked
 
@@ -88,15 +92,23 @@ class Delivery:
             conn.out_octets -= sent
             if sent < len(data):
                 out[:used] = [data[sent:]]
-                conn.blocked = True
-                conn.want_writable()
+                self._block(conn)
                 return False
             del out[:used]
         return True
 
-    @staticmethod
-    def _broken(conn: Connection) -> None:
+    def _block(self, conn: Connection) -> None:
+        conn.blocked = True
+        self._pressure.blocked.add(conn)
+        conn.want_writable()
+
+    def forget(self, conn: Connection) -> None:
+        """A connection ends: what still waits for its socket counts no more."""
+        self._pressure.blocked.discard(conn)
+
+    def _broken(self, conn: Connection) -> None:
         """The client is gone; reading will say so to its own task. Nothing is kept for it."""
+        self._pressure.blocked.discard(conn)
         conn.out.clear()
         conn.out_octets = 0
         conn.closed = True

@@ -62,6 +62,10 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: octets waiting for one client's socket; beyond it QoS 0 is dropped and counted, QoS 1 and 2 wait in the session,
     #: and the client is not read
     out_queue_bytes_max: int = 1_048_576
+    #: the sum of that over connected clients; beyond it those that send are not read until half is left
+    out_queues_bytes_max: int = 268_435_456
+    #: how long that lasts at most; then the clients with the most octets waiting are cut with 0x97
+    pause_seconds_max: float = 5.0
 
     # retained messages; 0x97 Quota exceeded (QoS 1 and 2), dropped and counted (QoS 0)
     retained_messages_max: int = 1_000_000

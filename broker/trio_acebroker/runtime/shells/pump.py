@@ -54,6 +54,9 @@ class PumpShell:
         self._work: dict[ConnectionTask, Awaitable[None]] = {}
         #: tasks that run and have nothing to await
         self._parked: dict[ConnectionTask, trio.Event] = {}
+        #: not read until all out-queues together are shorter
+        self._held: set[ConnectionTask] = set()
+        broker.pressure.resumed.append(self._resumed)
 
     def close(self) -> None:
         """Give the epoll back; nothing is served any more."""
@@ -71,6 +74,10 @@ class PumpShell:
 
     def silence(self, task: ConnectionTask) -> None:
         """See the port."""
+        self._held.discard(task)
+        self._unwatch(task)
+
+    def _unwatch(self, task: ConnectionTask) -> None:
         fd = _fileno(task)
         if self._tasks.get(fd) is task:
             del self._tasks[fd]
@@ -87,10 +94,10 @@ class PumpShell:
         conn = task.conn
         # who takes no answers is not asked for more
         full = blocked and conn.out_octets > conn.out_octets_max
-        mask = (0 if full or task in self._work else _READ) | (_WRITE if blocked else 0)
+        mask = (0 if full or task in self._work or task in self._held else _READ) | (_WRITE if blocked else 0)
         fd = _fileno(task)
         if not mask:
-            self.silence(task)
+            self._unwatch(task)
         elif self._tasks.get(fd) is task:
             self._epoll.modify(fd, mask)
         else:
@@ -152,6 +159,10 @@ class PumpShell:
             self._watch(task, blocked=False)
         if not mask & ~_WRITE or task in self._work:
             return
+        if broker.pressure.paused and broker.pressure.holds(conn):
+            self._held.add(task)
+            self._watch(task, blocked=conn.blocked)
+            return
         try:
             data = task.stream.receive_nowait(READ_BYTES_MAX)
         except BlockingIOError:
@@ -179,6 +190,12 @@ class PumpShell:
             self._hand_off(task, task.tell_opened())
         elif conn.blocked and conn.out_octets > conn.out_octets_max:
             self._watch(task, blocked=True)
+
+    def _resumed(self) -> None:
+        held, self._held = self._held, set()
+        for task in held:
+            task.conn.last_received = self._broker.clock.now
+            self._watch(task, blocked=task.conn.blocked)
 
     def _hand_off(self, task: ConnectionTask, pending: Awaitable[None]) -> None:
         self._work[task] = pending

@@ -27,6 +27,9 @@ class RawShell:
         self._broker = broker
         #: connections for which a task waits until they can be written to, and who waits for that task
         self._writing: dict[ConnectionTask, trio.lowlevel.ParkingLot] = {}
+        #: set, and replaced, when a pause of all that send is over
+        self._may_go_on = trio.Event()
+        broker.pressure.resumed.append(self._resumed)
 
     def start(self, task: ConnectionTask) -> None:
         """See the port."""
@@ -43,10 +46,16 @@ class RawShell:
         flush = broker.delivery.flush
         stamp = broker.clock.stamp
         counters = broker.counters
+        pressure = broker.pressure
         while True:
             if conn.out_octets > conn.out_octets_max:
                 await self._drained(task)
+            if pressure.paused and pressure.holds(conn):
+                await self._may_go_on.wait()
+                conn.last_received = broker.clock.now
             await wait_readable()
+            if pressure.paused and pressure.holds(conn):
+                continue
             try:
                 data = receive(READ_BYTES_MAX)
             except BlockingIOError:
@@ -66,9 +75,14 @@ class RawShell:
             if conn.connected and not task.opened and task.open():
                 await task.tell_opened()
 
+    def _resumed(self) -> None:
+        self._may_go_on.set()
+        self._may_go_on = trio.Event()
+
     def want_writable(self, task: ConnectionTask) -> None:
         """See the port."""
-        if task not in self._writing and task.nursery is not None:
+        if task not in self._writing and not task.ending:
+            assert task.nursery is not None
             self._writing[task] = trio.lowlevel.ParkingLot()
             task.nursery.start_soon(self._write, task)
 
