@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from acebroker_codec.encoder import encode
@@ -74,16 +74,18 @@ class CloseReason:
 class Round:
     """What all connections of a broker share while one batch is handled.
 
-    `dirty` are the connections with octets to send, each once; the runtime sends and empties it.
+    `dirty` are the connections with octets to send, each once; the runtime sends and empties it. `see_through`
+    takes an awaitable that no connection waits for, such as the Will of a client that is gone: the runtime awaits it.
     """
 
-    __slots__ = ("clock", "counters", "dirty", "limits")
+    __slots__ = ("clock", "counters", "dirty", "limits", "see_through")
 
     def __init__(self, clock: Clock, limits: Limits, counters: Counters) -> None:
         self.clock = clock
         self.limits = limits
         self.counters = counters
         self.dirty: list[Connection] = []
+        self.see_through: Callable[[Awaitable[object]], None] = _no_runtime
 
 
 def _no_acks(frame: bytes) -> None:
@@ -332,6 +334,10 @@ def _ended(error: MqttError) -> None:
 
 def _no_end(error: MqttError) -> None:
     raise RuntimeError("this connection has no owner")
+
+
+def _no_runtime(pending: Awaitable[object]) -> None:
+    raise RuntimeError("nobody awaits here")
 
 
 def _no_transport(data: bytes) -> int:

@@ -361,7 +361,9 @@ class Session:
                 self._router.keep(message)
             except RetainedFull:
                 self._round.counters.retained_refused += 1
-        self._router.publish(message)
+        pending = self._router.publish(message)
+        if inspect.isawaitable(pending):
+            self._round.see_through(pending)
 
 
 def _session_expiry(connect: Connect, longest: int) -> int:

@@ -31,7 +31,7 @@ from acebroker_middleware.errors import ServerShuttingDown
 from acebroker_middleware.flows import LocalSubscriber
 from acebroker_middleware.observe import Counters
 from acebroker_middleware.state.message import Message
-from acebroker_middleware.state.ports import Store
+from acebroker_middleware.state.ports import Fenced, Store, Unavailable
 from trio_acebroker.config import BrokerConfig, Listener
 from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.connection import ConnectionTask
@@ -109,6 +109,7 @@ class Broker:
         self.counters = Counters()
         self.store = MemoryStore() if store is None else store
         self._round = Round(self.clock, self.config.limits, self.counters)
+        self._round.see_through = self._see_through
         self.timers = Wheel(self.clock, self._flush)
         placed: list[Placed] = [item if isinstance(item, tuple) else (item, "authz") for item in stages]
         parts = compose(self.config, self._round, self.store, self.timers, placed, flow_cache=flow_cache)
@@ -136,6 +137,16 @@ class Broker:
         return f"<Broker with {len(self.connections)} connections, {len(self.session.sessions)} sessions>"
 
     def _flush(self) -> None:
+        self.delivery.flush()
+
+    def _see_through(self, pending: Awaitable[object]) -> None:
+        self.spawn(partial(self._await, pending), "see through")
+
+    async def _await(self, pending: Awaitable[object]) -> None:
+        try:
+            await pending
+        except (Fenced, Unavailable) as error:
+            logger.error("the store: %s", type(error).__name__)
         self.delivery.flush()
 
     # ---- serving ----
