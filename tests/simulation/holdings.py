@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 
 from tests.simulation.model import Model
@@ -38,6 +40,7 @@ def check_retained(broker: Broker, model: Model) -> None:
 def check_nothing_is_left(broker: Broker) -> None:
     """All sessions have ended: nothing of them stays anywhere."""
     tree = broker.router.tree
+    store: Any = broker.store
     timers = [timer for bucket in broker.timers._buckets.values() for timer in bucket if timer.callback is not None]
     left = {
         "sessions": broker.session.sessions,
@@ -45,7 +48,7 @@ def check_nothing_is_left(broker: Broker) -> None:
         "subscriptions": len(tree),
         "filters": tree.filter_count,
         "nodes": tree.node_count,
-        "stored sessions": broker.store._rows,  # type: ignore[attr-defined]
+        "stored sessions": getattr(store, "inner", store)._rows,
         "timers": timers,
     }
     found = {name: what for name, what in left.items() if what}

@@ -75,7 +75,8 @@ def _first_alias_wins(resolve: Function) -> Function:
     def fault(self: Any, topic: str, alias: int) -> str:
         if topic and alias in self._topics:
             return topic
-        return resolve(self, topic, alias)
+        resolved: str = resolve(self, topic, alias)
+        return resolved
 
     return fault
 

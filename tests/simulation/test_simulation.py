@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from tests.broker.storage.waiting import WaitingStore
 from tests.simulation.program import Step, program_of, run
 from tests.simulation.steps import WEIGHTS
 
@@ -27,6 +28,11 @@ programs = st.lists(
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_broker_does_what_the_standards_demand(seed: int, flow_cache: bool) -> None:
     run(program_of(seed, STEPS), flow_cache=flow_cache)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_it_does_with_a_store_that_has_to_be_awaited(seed: int) -> None:
+    run(program_of(seed, STEPS), store=WaitingStore())
 
 
 @hypothesis.given(program=programs, flow_cache=st.booleans())

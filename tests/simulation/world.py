@@ -98,8 +98,9 @@ class World:
         flow_cache: bool = True,
         in_turn: bool = False,
         stages: Sequence[Any] = (),
+        store: Any = None,
     ) -> None:
-        """Serve a broker with these plugins, and let `use` drive it."""
+        """Serve a broker with these plugins and this store, and let `use` drive it."""
         with tempfile.TemporaryDirectory() as folder:
             rights = Path(folder) / "rights.acl"
             rights.write_text(RIGHTS, encoding="utf-8")
@@ -110,7 +111,7 @@ class World:
                 limits=LIMITS,
                 sys_topics=SysTopics(interval_seconds=0),
             )
-            broker = Broker(config, stages=stages, flow_cache=flow_cache)
+            broker = Broker(config, stages=stages, store=store, flow_cache=flow_cache)
         logger = logging.getLogger("trio_acebroker")
         async with trio.open_nursery() as nursery:
             await nursery.start(broker.serve)
@@ -287,7 +288,8 @@ class World:
     def _show(self) -> bool:
         """Show the judge all that arrived; True when there was something."""
         moved = False
-        for link in list(self.links):
+        # what somebody got before leaving may have gone to others since
+        for link in sorted(self.links, key=lambda link: link.connection.open):
             for at, packet in link.take():
                 moved = True
                 self._show_packet(link, packet, at)
