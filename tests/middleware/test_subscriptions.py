@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import sys
 from collections import Counter
 
 import pytest
@@ -188,6 +190,32 @@ def test_nothing_is_left_behind() -> None:
     tree.remove_all("s", ["a/+", "+/#", "#", "x/y/z"])
     assert (len(tree), tree.node_count, tree.filter_count) == (0, 0, 0)
     assert tree.match("a") == ([], [])
+
+
+def test_an_emptied_tree_gives_its_memory_back() -> None:
+    tree: SubscriptionTree[str] = SubscriptionTree()
+    filters = [form.format(number) for number in range(5_000) for form in ("a/{}/+", "b/{}")]
+    for topic_filter in filters:
+        tree.add("s", Subscription(topic_filter))
+    tree.remove_all("s", filters)
+    assert (len(tree), tree.node_count, tree.filter_count) == (0, 0, 0)
+    assert sys.getsizeof(tree._by_filter) == sys.getsizeof({})
+    assert tree._root == type(tree._root)()
+
+
+def test_a_node_with_one_child_and_with_several() -> None:
+    """The literal levels below a node, from none to three and back, in any order of leaving."""
+    filters = [f"a/{level}/+" for level in "xyz"]
+    for order in itertools.permutations(filters):
+        tree = tree_of(*(("s", topic_filter) for topic_filter in filters))
+        left = list(filters)
+        for topic_filter in order:
+            tree.remove("s", topic_filter)
+            left.remove(topic_filter)
+            for each in filters:
+                found = [("s", each)] if each in left else []
+                assert matched(tree, each.replace("+", "1")) == found
+            assert tree.node_count == (1 + 2 * len(left) if left else 0)
 
 
 def test_deep_filters_do_not_recurse() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 
 import pytest
@@ -65,6 +66,15 @@ def test_removal_leaves_nothing() -> None:
     assert tree.remove("a/b/c")
     assert tree.remove("$s/x")
     assert (len(tree), tree.node_count()) == (0, 0)
+
+
+def test_an_emptied_tree_gives_its_memory_back() -> None:
+    topics = [f"a/{number}/b" for number in range(5_000)]
+    tree = tree_of(*topics)
+    for topic in topics:
+        assert tree.remove(topic)
+    assert sys.getsizeof(tree._by_topic) == sys.getsizeof({})
+    assert tree._root == type(tree._root)()
 
 
 def test_a_step_is_a_small_one() -> None:

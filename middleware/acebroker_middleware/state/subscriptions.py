@@ -76,28 +76,25 @@ class SharedGroup(Generic[S]):
         return f"<SharedGroup {self.topic_filter!r}, {len(self.members)} members>"
 
 
-class _Subscribers(Generic[S]):
+class _Subscribers(Struct, Generic[S], gc=False):
     """The subscribers of one filter. Most filters have one: it is kept without a dict."""
 
-    __slots__ = ("groups", "many", "one")
-
-    def __init__(self) -> None:
-        self.one: tuple[S, Subscription] | None = None
-        self.many: dict[S, tuple[S, Subscription]] | None = None
-        self.groups: dict[str, SharedGroup[S]] | None = None
+    one: S | None = None
+    subscription: Subscription | None = None
+    many: dict[S, Subscription] | None = None
+    groups: dict[str, SharedGroup[S]] | None = None
 
     def add(self, subscriber: S, subscription: Subscription) -> bool:
-        entry = (subscriber, subscription)
         if self.many is not None:
             new = subscriber not in self.many
-            self.many[subscriber] = entry
+            self.many[subscriber] = subscription
             return new
-        if self.one is None or self.one[0] == subscriber:
-            new = self.one is None
-            self.one = entry
+        if self.subscription is None or self.one == subscriber:
+            new = self.subscription is None
+            self.one, self.subscription = subscriber, subscription
             return new
-        self.many = {self.one[0]: self.one, subscriber: entry}
-        self.one = None
+        self.many = {self.one: self.subscription, subscriber: subscription}  # type: ignore[dict-item]
+        self.one = self.subscription = None
         return True
 
     def remove(self, subscriber: S) -> bool:
@@ -105,12 +102,12 @@ class _Subscribers(Generic[S]):
             if self.many.pop(subscriber, None) is None:
                 return False
             if len(self.many) == 1:
-                (self.one,) = self.many.values()
+                ((self.one, self.subscription),) = self.many.items()
                 self.many = None
             return True
-        if self.one is None or self.one[0] != subscriber:
+        if self.subscription is None or self.one != subscriber:
             return False
-        self.one = None
+        self.one = self.subscription = None
         return True
 
     def join(self, subscriber: S, subscription: Subscription) -> bool:
@@ -134,35 +131,67 @@ class _Subscribers(Generic[S]):
         return True
 
     def collect(self, plain: list[tuple[S, Subscription]], groups: list[SharedGroup[S]]) -> None:
-        if self.one is not None:
-            plain.append(self.one)
+        if self.subscription is not None:
+            plain.append((self.one, self.subscription))  # type: ignore[arg-type]
         elif self.many is not None:
-            plain.extend(self.many.values())
+            plain.extend(self.many.items())
         if self.groups is not None:
             groups.extend(self.groups.values())
 
     @property
     def empty(self) -> bool:
-        return self.one is None and self.many is None and self.groups is None
+        return self.subscription is None and self.many is None and self.groups is None
 
     def plain_count(self) -> int:
-        return len(self.many) if self.many is not None else int(self.one is not None)
+        return len(self.many) if self.many is not None else int(self.subscription is not None)
 
 
-class _Node(Generic[S]):
-    """One level on the way to a wildcard filter. `at`: the filter that ends here; `below`: the one that adds `/#`."""
+class _Node(Struct, Generic[S], gc=False):
+    """One level on the way to a wildcard filter. `at`: the filter that ends here; `below`: the one that adds `/#`.
 
-    __slots__ = ("at", "below", "children", "plus")
+    Most nodes lead on to one literal level at most: it is kept without a dict, `child` by the name `level`.
+    """
 
-    def __init__(self) -> None:
-        self.children: dict[str, _Node[S]] | None = None
-        self.plus: _Node[S] | None = None
-        self.at: _Subscribers[S] | None = None
-        self.below: _Subscribers[S] | None = None
+    at: _Subscribers[S] | None = None
+    below: _Subscribers[S] | None = None
+    plus: _Node[S] | None = None
+    level: str | None = None
+    child: _Node[S] | None = None
+    children: dict[str, _Node[S]] | None = None
+
+    def get(self, level: str) -> _Node[S] | None:
+        if self.children is not None:
+            return self.children.get(level)
+        return self.child if self.level == level else None
+
+    def put(self, level: str, child: _Node[S]) -> None:
+        if self.children is not None:
+            self.children[level] = child
+        elif self.child is None:
+            self.level, self.child = level, child
+        else:
+            assert self.level is not None
+            self.children = {self.level: self.child, level: child}
+            self.level = self.child = None
+
+    def drop(self, level: str) -> None:
+        if self.children is None:
+            self.level = self.child = None
+            return
+        del self.children[level]
+        if len(self.children) == 1:
+            ((self.level, self.child),) = self.children.items()
+            self.children = None
 
     @property
     def empty(self) -> bool:
-        return self.children is None and self.plus is None and self.at is None and self.below is None
+        return (
+            self.at is None
+            and self.below is None
+            and self.plus is None
+            and self.child is None
+            and self.children is None
+        )
 
 
 class SubscriptionTree(Generic[S]):
@@ -218,6 +247,8 @@ class SubscriptionTree(Generic[S]):
         self._count -= removed
         if subscribers.empty:
             del self._by_filter[bare_filter]
+            if not self._by_filter:
+                self._by_filter = {}  # a dict keeps its size when it is emptied
             if has_wildcard(bare_filter):
                 self._uproot(bare_filter)
         return removed
@@ -243,7 +274,7 @@ class SubscriptionTree(Generic[S]):
 
         levels = topic.split("/")
         if topic[0] == "$":  # no wildcard at the first level selects it [MQTT-4.7.2-1]
-            child = self._root.children.get(levels[0]) if self._root.children is not None else None
+            child = self._root.get(levels[0])
             nodes = [] if child is None else [child]
             del levels[0]
         else:
@@ -259,6 +290,8 @@ class SubscriptionTree(Generic[S]):
                     child = node.children.get(level)
                     if child is not None:
                         following.append(child)
+                elif node.level == level:
+                    following.append(node.child)  # type: ignore[arg-type]
             nodes = following
             if not nodes:
                 break
@@ -303,11 +336,10 @@ class SubscriptionTree(Generic[S]):
                     child = node.plus = _Node()
                     self._node_count += 1
             else:
-                if node.children is None:
-                    node.children = {}
-                child = node.children.get(level)
+                child = node.get(level)
                 if child is None:
-                    child = node.children[level] = _Node()
+                    child = _Node()
+                    node.put(level, child)
                     self._node_count += 1
             node = child
         node.at = subscribers
@@ -320,7 +352,7 @@ class SubscriptionTree(Generic[S]):
                 node.below = None
                 break
             path.append((node, level))
-            child = node.plus if level == "+" else (node.children or {}).get(level)
+            child = node.plus if level == "+" else node.get(level)
             assert child is not None
             node = child
         else:
@@ -331,6 +363,4 @@ class SubscriptionTree(Generic[S]):
             if level == "+":
                 node.plus = None
             else:
-                assert node.children is not None
-                del node.children[level]
-                node.children = node.children or None
+                node.drop(level)

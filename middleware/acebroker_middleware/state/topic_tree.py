@@ -81,6 +81,8 @@ class TopicTree(Generic[V]):
         node = self._by_topic.pop(topic, None)
         if node is None:
             return False
+        if not self._by_topic:
+            self._by_topic = {}  # a dict keeps its size when it is emptied
         node.value = None
         if node.children is not None:
             return True
