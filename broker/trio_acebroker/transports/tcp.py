@@ -6,7 +6,7 @@ import contextlib
 import errno
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Final
 
 import trio
@@ -40,15 +40,15 @@ class TcpStream:
         self.receive_nowait = sock.recv
         self.send_nowait = sock.send
 
-    async def wait_readable(self) -> None:
+    def wait_readable(self) -> Awaitable[None]:
         """See the port."""
         self._waited = True
-        await trio.lowlevel.wait_readable(self._sock)
+        return trio.lowlevel.wait_readable(self.fileno)  # noqa: ASYNC105 - awaited by the caller, one frame less
 
-    async def wait_writable(self) -> None:
+    def wait_writable(self) -> Awaitable[None]:
         """See the port."""
         self._waited = True
-        await trio.lowlevel.wait_writable(self._sock)
+        return trio.lowlevel.wait_writable(self.fileno)  # noqa: ASYNC105
 
     def end_of_stream(self) -> None:
         """See the port."""
@@ -61,6 +61,7 @@ class TcpStream:
             if self._waited:
                 trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
+            self.fileno = -1  # whoever waits for it now must not wait for another one with the same number
 
 
 class TcpListener:
