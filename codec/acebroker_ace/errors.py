@@ -29,9 +29,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from acebroker_codec.errors import MqttError, ReasonCode
+
+if TYPE_CHECKING:
+    from acebroker_ace.hints import CreationHints
 
 __all__ = [
     "AceError",
@@ -155,4 +158,8 @@ class HandshakeViolation(AceError):
 
 
 class HandshakeRefused(AceError):
-    """The broker refused; `reason_code` is the one that it gave."""
+    """The broker refused; `reason_code` is the one that it gave, `hints` what it told of its authorization server."""
+
+    def __init__(self, detail: str, reason_code: ReasonCode, hints: CreationHints | None = None) -> None:
+        super().__init__(detail, reason_code)
+        self.hints = hints

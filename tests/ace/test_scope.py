@@ -125,7 +125,7 @@ def test_the_same_filter_twice_is_merged() -> None:
 # ---- permitting ----
 
 
-@ace("ACE-2.3-3", "ACE-3.1-1", "ACE-3.2-1", "ACE-3.3-1", "ADJ-9237-1")
+@ace("ACE-2.3-3", "ADJ-9237-1")
 def test_the_example_permits_what_it_says() -> None:
     scope = Scope(EXAMPLE)
     permitted = {
@@ -167,12 +167,12 @@ def test_the_example_permits_what_it_says() -> None:
         ("a/*", "a/*", True),
     ],
 )
-@ace("ACE-2.3-7", "ACE-2.3-10", "ACE-3.3-2")
+@ace("ACE-2.3-7", "ACE-2.3-10")
 def test_the_table_of_subsets(entry: str, requested: str, expected: bool) -> None:
     assert allowing(entry).permits_subscribe(requested) is expected
 
 
-@ace("ACE-2.3-10", "ACE-3.3-2")
+@ace("ACE-2.3-10")
 def test_one_entry_has_to_cover_alone() -> None:
     assert not allowing("a/1", "a/2").permits_subscribe("a/+")
     assert not allowing("a", "a/+", "a/+/#").permits_subscribe("a/#")
@@ -210,7 +210,7 @@ TOPICS = [
 SELECTS_ONLY_MORE_THAN_NOTHING = {("/+/#", "/#"), ("+/+/#", "/#")}
 
 
-@ace("ACE-2.3-7", "ACE-2.3-10", "ACE-3.3-2")
+@ace("ACE-2.3-7", "ACE-2.3-10")
 def test_covering_is_inclusion_for_all_small_filters() -> None:
     """The model: what is covered is what selects no Topic Name that the entry does not select."""
     selected = {

@@ -204,11 +204,9 @@ def key_of(token: AccessToken) -> bytes:
     "ACE-2.2.5-9",
     "ACE-2.3-4",
     "ACE-2.3-5",
-    "ACE-2.1-7",
     "ADJ-7519-1",
     "ADJ-8392-2",
     "ADJ-8392-3",
-    "ADJ-9200-30",
     "ADJ-9200-31",
 )
 def test_a_good_token_in_every_protection(issue: Issue, hidden: bool) -> None:
@@ -513,7 +511,7 @@ UNUSABLE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("token", UNUSABLE.values(), ids=UNUSABLE)
-@ace("ACE-2.2.5-8", "ACE-2.1-8", "ADJ-7518-1", "ADJ-9201-7", "ADJ-7800-6")
+@ace("ACE-2.2.5-8", "ADJ-7518-1", "ADJ-9201-7", "ADJ-7800-6")
 def test_a_key_that_proves_nothing(token: bytes) -> None:
     with pytest.raises(UnusableConfirmation):
         verify(token)
@@ -533,7 +531,7 @@ UNPROTECTED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", UNPROTECTED)
-@ace("ACE-2.2.5-8", "ADJ-7515-1", "ADJ-9200-39")
+@ace("ACE-2.2.5-8", "ADJ-7515-1")
 def test_a_token_without_protection_that_counts(name: str) -> None:
     strange = AuthorizationServer(
         ISSUER,
@@ -542,6 +540,12 @@ def test_a_token_without_protection_that_counts(name: str) -> None:
     verifier = TokenVerifier([strange], [BROKER], own_keys=[Key.from_jwk(jwk(BROKER_P256, private=True))])
     with pytest.raises(UnprotectedToken):
         verifier.verify(UNPROTECTED[name], NOW)
+
+
+def test_our_own_private_key_among_those_of_a_server_proves_nothing() -> None:
+    server = AuthorizationServer(ISSUER, (Key.from_jwk(jwk(BROKER_P256, private=True)),))
+    with pytest.raises(UnprotectedToken):
+        TokenVerifier([server], [BROKER]).verify(UNPROTECTED["encrypted to our public key by anybody"], NOW)
 
 
 def test_a_server_may_be_given_other_algorithms() -> None:
@@ -633,7 +637,6 @@ NO_TOKENS = [
 
 
 @pytest.mark.parametrize("octets", NO_TOKENS, ids=lambda octets: repr(octets[:12]))
-@ace("ACE-2.2.2-7", "ADJ-9200-30")
 def test_what_is_no_token(octets: bytes) -> None:
     with pytest.raises(MalformedToken):
         verify(octets)
@@ -723,7 +726,6 @@ def test_the_signed_example_of_rfc_8392() -> None:
 # ---- what is answered, what is shown ----
 
 
-@ace("ACE-2.2.2-8", "ACE-2.2.2-9", "ACE-2.2.2-10", "ACE-2.2.2-11", "ACE-2.4.1-2", "ACE-4-13", "ACE-6.2-1")
 def test_every_failure_carries_its_answers() -> None:
     kinds: list[type[InvalidToken]] = [MalformedToken, UnprotectedToken, UnauthenticToken, *FAILURES]
     for kind in kinds:
