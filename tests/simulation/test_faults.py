@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from acebroker_codec.errors import ReasonCode
 from acebroker_codec.flow import InflightWindow, ReceivingAliases, SendingAliases
-from acebroker_middleware import router, session
+from acebroker_middleware import routes, session
 from acebroker_middleware.decode import Decode
 from acebroker_middleware.deliver import Deliver
 from acebroker_middleware.router import Router
@@ -180,10 +180,10 @@ FAULTS: dict[str, tuple[Any, str, Callable[[Function], Function]]] = {
     "a client's excess is not seen": (Decode, "_check_receive_maximum", _nothing),
     "a retained message is not replaced": (RetainedMessages, "put", _keeps_the_first),
     "an empty payload deletes nothing": (RetainedMessages, "remove", _nothing),
-    "No Local is ignored": (router, "_target", _no_local_for_nobody),
-    "Retain As Published is ignored": (router, "_target", _retain_never_as_published),
-    "one Subscription Identifier of several": (router, "_target", _one_identifier_only),
-    "the lowest QoS of overlapping subscriptions": (router, "_target", _lowest_qos),
+    "No Local is ignored": (routes, "_target", _no_local_for_nobody),
+    "Retain As Published is ignored": (routes, "_target", _retain_never_as_published),
+    "one Subscription Identifier of several": (routes, "_target", _one_identifier_only),
+    "the lowest QoS of overlapping subscriptions": (routes, "_target", _lowest_qos),
     "nothing is sent again": (Deliver, "_resend", _never_twice),
     "sent again without DUP": (Deliver, "_write", _without_dup),
     "the newest first": (Deliver, "_next", _newest_first),
