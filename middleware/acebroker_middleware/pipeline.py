@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Sequence
 from itertools import islice
 from typing import Any
 
-from acebroker_codec.errors import MqttError, PacketTooLarge
+from acebroker_codec.errors import MqttError
 from acebroker_codec.frames import frame_extent
 from acebroker_codec.packets import Connect, Packet, PacketType
 from acebroker_codec.topics import check_topic_name
@@ -51,6 +51,8 @@ class Pipeline:
         self.stages: tuple[Any, ...] = tuple(stages)
         self._round = round_
         self._limits = round_.limits
+        #: a Remaining Length below this is one octet, and within the Maximum Packet Size whatever it is
+        self._short = 0x80 if round_.limits.packet_bytes_max > 0x80 else 0
         self._decode: Decode = stages[0]
         self._router: Router = stages[-1]
         self._epoch = self._router.epoch
@@ -87,6 +89,7 @@ class Pipeline:
         batch: Batch = []
         flows = conn.flows if self._flow_cache and conn.connected else None
         epoch = self._epoch
+        short = self._short
         plain_v5 = conn.v5
         current: Flow | None = None
         run_start = 0
@@ -96,7 +99,7 @@ class Pipeline:
         while pos + 2 <= size:
             length = data[pos + 1]
             start = pos + 2
-            if length < 0x80:
+            if length < short:
                 end = start + length
             else:
                 try:
@@ -191,8 +194,6 @@ class Pipeline:
         if pos < size:
             conn.tail += data[pos:] if pos else data
             conn.needed = needed
-            if needed > self._limits.packet_bytes_max:
-                batch.append(self._failed(conn, PacketTooLarge("longer than the Maximum Packet Size")))
         try:
             return self.run(conn, batch) if batch else None
         finally:

@@ -1,0 +1,387 @@
+"""The pipeline: order, hand-offs in the middle of a read, what is remembered of flows and what bounds that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from acebroker_codec.encoder import encode
+from acebroker_codec.errors import MqttError, ProtocolViolation, ReasonCode
+from acebroker_codec.packets import Connack, Connect, PacketType, Pingreq, Pingresp, Puback, Publish, Suback
+from acebroker_middleware.acl import AclAuthority, AclRules, DenyAll
+from acebroker_middleware.connection import Connection
+from acebroker_middleware.decode import Decode
+from acebroker_middleware.errors import StageFailure
+from acebroker_middleware.flows import FlowKey, FlowMode, Verdict
+from acebroker_middleware.pipeline import Pipeline
+from acebroker_middleware.stage import Batch, per_packet
+from tests.middleware.assembly import Assembly, Client, Pending, publish, subscribe
+
+both_paths = pytest.mark.parametrize("flow_cache", [False, True])
+each_version = pytest.mark.parametrize("version", [3, 4, 5])
+
+
+def pair(version: int = 5, reader_version: int = 5, **options: Any) -> tuple[Assembly, Client, Client]:
+    """A broker, a reader of everything, and a writer."""
+    broker = Assembly(**options)
+    reader = broker.client("reader", reader_version)
+    reader.send(subscribe("#", qos=1))
+    return broker, reader, broker.client("writer", version)
+
+
+# ---- how it is put together ----
+
+
+def test_stages_have_names_of_their_own_and_built_in_ends() -> None:
+    broker = Assembly()
+    decode, *middle, router = broker.pipeline.stages
+    with pytest.raises(ValueError, match="same name: decode, authn, authn"):
+        Pipeline(broker.round, [decode, middle[0], middle[0], router])
+    for stages in ([], [decode], [decode, *middle], [*middle, router], [router, decode]):
+        with pytest.raises(ValueError, match="begins with decode and ends with the router"):
+            Pipeline(broker.round, stages)
+    assert isinstance(decode, Decode)
+
+
+# ---- octets ----
+
+
+@each_version
+@both_paths
+def test_any_split_of_the_octets(version: int, flow_cache: bool) -> None:
+    """Runs, packets and acknowledgements, cut anywhere, give the same."""
+    packets = [
+        publish("a/b", b"1"),
+        publish("a/b", b"2"),
+        publish("c", b"3"),
+        publish("c", b"4" * 130, 1, 7),
+        Pingreq(),
+    ]
+    writer = Assembly().client("writer", version)
+    octets = b"".join(encode(packet, writer.version) for packet in packets)
+    for cut in range(len(octets) + 1):
+        _, reader, writer = pair(version, version, flow_cache=flow_cache)
+        writer.send(publish("a/b", b"0"))  # the flow is known
+        assert reader.messages() == [b"0"]
+        writer.feed(octets[:cut])
+        writer.feed(octets[cut:])
+        assert reader.messages() == [b"1", b"2", b"3", b"4" * 130]
+        assert {type(packet) for packet in writer.got()} == {Puback, Pingresp}
+
+
+@both_paths
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("limit", [60, 300])
+def test_a_packet_is_no_larger_than_the_limit(limit: int, in_pieces: bool, flow_cache: bool) -> None:
+    """[MQTT-3.2.2-15]: below and above the length that takes one octet; in one piece as in many."""
+    _, reader, writer = pair(packet_bytes_max=limit, flow_cache=flow_cache)
+    header = 2 + 2 + 1 + 1 if limit < 128 else 3 + 2 + 1 + 1
+    for topic in ("t", "t"):
+        writer.send(publish(topic, b"x" * (limit - header)))
+        assert writer.ended is None
+    assert len(reader.messages()) == 2
+    octets = encode(publish("t", b"x" * (limit - header + 1)), writer.version)
+    pieces = [octets[at : at + 1] for at in range(len(octets))] if in_pieces else [octets]
+    for piece in pieces:
+        if writer.ended is None:
+            writer.feed(piece)
+    assert writer.ended is not None
+    assert writer.ended.reason_code == ReasonCode.PACKET_TOO_LARGE
+    assert reader.got() == []
+
+
+@both_paths
+@pytest.mark.parametrize(
+    ("topic", "reason_code"),
+    [
+        (b"", ReasonCode.PROTOCOL_ERROR),
+        (b"a/+", ReasonCode.TOPIC_NAME_INVALID),
+        (b"a\0", ReasonCode.MALFORMED_PACKET),
+        (b"\xff", ReasonCode.MALFORMED_PACKET),
+    ],
+)
+def test_a_topic_that_is_none_ends_the_connection(topic: bytes, reason_code: int, flow_cache: bool) -> None:
+    _, reader, writer = pair(flow_cache=flow_cache)
+    good = encode(publish("a"), writer.version)
+    body = len(topic).to_bytes(2, "big") + topic + b"\0x"
+    writer.feed(good + bytes([0x30, len(body)]) + body + good)
+    assert writer.ended is not None
+    assert writer.ended.reason_code == reason_code
+    assert len(reader.messages()) == 1  # what came before is handled, what came behind is not
+
+
+# ---- runs ----
+
+
+@both_paths
+@pytest.mark.parametrize("reader_version", [3, 5])
+@pytest.mark.parametrize("version", [3, 5])
+@pytest.mark.parametrize("size", [0, 120, 121, 122, 123, 124, 300, 16_378])
+def test_a_run_reaches_every_version(version: int, reader_version: int, size: int, flow_cache: bool) -> None:
+    """The frames of MQTT 5 have one octet more: lengths that grow an octet by that, too."""
+    _, reader, writer = pair(version, reader_version, flow_cache=flow_cache)
+    payloads = [bytes([number]) * (size + number % 2) for number in range(6)]
+    writer.send(*[publish("t", payload) for payload in payloads])
+    assert reader.messages() == payloads
+
+
+@both_paths
+def test_a_denied_run_is_dropped_and_counted(flow_cache: bool) -> None:
+    rights = AclAuthority(AclRules.parse("topic write ok\n", "acl"), None, "writer")
+    broker, reader, writer = pair(authorities={"writer": rights}, flow_cache=flow_cache)
+    writer.send(publish("ok", b"1"), *[publish("no", b"x")] * 5, publish("ok", b"2"), publish("no", b"x", 1, 1))
+    assert reader.messages() == [b"1", b"2"]
+    assert broker.counters.denials == {"no rule": 6}
+
+
+def test_a_run_goes_as_far_as_the_out_queue_has_room() -> None:
+    broker, reader, writer = pair(out_queue_bytes_max=100)
+    writer.send(*[publish("t", b"%d" % number + b"x" * 20) for number in range(9)])
+    got = reader.messages()
+    assert [payload[:1] for payload in got] == [b"0", b"1", b"2"]  # 26 octets each
+    assert reader.conn.dropped == broker.counters.dropped_out_queue == 6
+    assert broker.counters.publish_sent == 3
+    writer.send(publish("t", b"next"))
+    assert reader.messages() == [b"next"]
+
+
+@both_paths
+def test_a_run_is_counted_like_packets(flow_cache: bool) -> None:
+    broker, reader, writer = pair(flow_cache=flow_cache)
+    before = broker.counters.packets_received
+    writer.send(*[publish("t")] * 3, publish("u"), Pingreq(), *[publish("t")] * 2)
+    assert broker.counters.packets_received - before == 7
+    assert broker.counters.publish_received == broker.counters.publish_sent == 6
+    assert len(reader.messages()) == 6
+
+
+# ---- flows ----
+
+
+def test_remembered_flows_are_bounded_in_number() -> None:
+    _, reader, writer = pair(flows_per_connection_max=10)
+    for number in range(100):
+        writer.send(publish(f"t/{number}", b"%d" % number))
+        assert 0 < len(writer.conn.flows) <= 10
+        assert writer.conn.flow_octets == sum(map(len, writer.conn.flows))
+    assert reader.messages() == [b"%d" % number for number in range(100)]
+
+
+def test_remembered_flows_are_bounded_in_octets() -> None:
+    _, reader, writer = pair(flow_bytes_per_connection_max=100)
+    for number in range(100):
+        writer.send(publish("t/" + "x" * (number % 40), b"%d" % number))
+        assert writer.conn.flow_octets == sum(map(len, writer.conn.flows)) <= 100 + 41
+    assert len(reader.messages()) == 100
+
+
+def test_a_topic_that_is_planned_anew_is_counted_once() -> None:
+    _, reader, writer = pair()
+    for _ in range(5):
+        writer.send(publish("t"))
+        assert len(reader.messages()) == 1
+        reader.send(subscribe("other/+"))  # makes every route stale
+        assert writer.conn.flow_octets == 1
+
+
+@both_paths
+def test_rights_that_change_count_from_the_next_packet_on(flow_cache: bool) -> None:
+    _, reader, writer = pair(flow_cache=flow_cache)
+    writer.send(publish("t", b"1"))
+    writer.conn.authority = DenyAll()
+    writer.conn.forget_flows()
+    writer.send(publish("t", b"2"))
+    assert reader.messages() == [b"1"]
+
+
+class Judge:
+    """A plugin that decides by topic; `seen` are the packets that it inspected."""
+
+    name = "judge"
+    wants = frozenset({PacketType.PUBLISH})
+
+    def __init__(self, **verdicts: Any) -> None:
+        self.verdicts = verdicts
+        self.seen: list[str] = []
+        self.planned: list[str] = []
+
+    def on_batch(self, conn: Connection, batch: Batch) -> Batch:
+        self.seen += [packet.topic for packet in batch if isinstance(packet, Publish)]
+        return batch
+
+    def plan(self, conn: Connection, flow: FlowKey) -> Any:
+        self.planned.append(flow.topic)
+        verdict = self.verdicts[flow.topic]
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict
+
+
+def test_stages_decide_once_for_each_topic() -> None:
+    judge = Judge(p=Verdict.PASS, d=Verdict.DENY, i=Verdict.INSPECT)
+    broker, reader, writer = pair(stages=[judge])
+    for _ in range(2):
+        writer.send(*[publish(topic, topic.encode()) for topic in "ppddiip"])
+    assert reader.messages() == [b"p", b"p", b"i", b"i", b"p"] * 2
+    assert sorted(judge.planned) == ["d", "i", "p"]
+    assert judge.seen == ["i", "i"] * 2
+    assert broker.counters.denials == {"judge: d": 4}
+    assert {flow.topic: flow.mode for flow in writer.conn.flows.values()} == {
+        "p": FlowMode.FAST,
+        "d": FlowMode.DENIED,
+        "i": FlowMode.PACKETS,
+    }
+
+
+@pytest.mark.parametrize("error", [ProtocolViolation("no"), ZeroDivisionError()], ids=repr)
+def test_a_plan_that_raises_ends_the_connection(error: Exception) -> None:
+    _, reader, writer = pair(stages=[Judge(t=error, u=Verdict.PASS)])
+    writer.send(publish("t"), publish("u", b"behind"))
+    assert isinstance(writer.ended, ProtocolViolation if isinstance(error, MqttError) else StageFailure)
+    assert reader.got() == []
+
+
+# ---- hand-offs ----
+
+
+class Gate:
+    """A plugin that passes SUBSCRIBE on when its gate is opened."""
+
+    name = "gate"
+    wants = frozenset({PacketType.SUBSCRIBE})
+
+    def __init__(self) -> None:
+        self.gates: list[Pending[Batch]] = []
+
+    def on_batch(self, conn: Connection, batch: Batch) -> Any:
+        self.gates.append(Pending(batch))
+        return self.gates[-1]
+
+
+@both_paths
+def test_a_hand_off_in_the_middle_of_a_read(flow_cache: bool) -> None:
+    """What came before it is done, what comes behind it waits, and order is kept."""
+    gate = Gate()
+    broker = Assembly(stages=[gate], flow_cache=flow_cache)
+    client = broker.client()
+    other = broker.client("other")
+    known = publish("t", b"0")
+    client.send(known)
+    # PUBLISH (run), SUBSCRIBE (waits), PUBLISH (run), SUBSCRIBE (waits), PUBLISH (QoS 1), PINGREQ
+    assert (
+        client.send(
+            publish("t", b"1"),
+            subscribe("t", packet_identifier=1),
+            publish("t", b"2"),
+            subscribe("t", qos=1, packet_identifier=2),
+            publish("t", b"3", 1, 9),
+            Pingreq(),
+        )
+        == []
+    )
+    assert not client.step()
+    assert other.send(Pingreq()) == [Pingresp()]  # nobody else waits
+    if not flow_cache:
+        # one batch: both SUBSCRIBE packets are handed over together, with everything else
+        assert len(gate.gates) == 1
+        gate.gates[0].done = True
+        assert client.step()
+        kinds = [type(packet) for packet in client.got()]
+        assert sorted(kind.__name__ for kind in kinds) == [
+            "Pingresp",
+            "Puback",
+            "Publish",
+            "Publish",
+            "Suback",
+            "Suback",
+        ]
+        return
+    gate.gates[0].done = True
+    assert not client.step()
+    first = client.got()
+    assert [type(packet) for packet in first] == [Suback, Publish]
+    assert [packet.payload for packet in first if isinstance(packet, Publish)] == [b"2"]
+    gate.gates[1].done = True
+    assert client.step()
+    rest = client.got()
+    assert [packet.payload for packet in rest if isinstance(packet, Publish)] == [b"3"]
+    assert {type(packet) for packet in rest} == {Suback, Publish, Puback, Pingresp}
+
+
+def test_a_session_that_is_taken_over_during_a_hand_off() -> None:
+    gate = Gate()
+    broker = Assembly(stages=[gate])
+    client = broker.client(session_expiry_interval=100)
+    client.send(subscribe("t"))
+    assert not client.step()
+    second = broker.client(session_expiry_interval=100, clean_start=False)
+    gate.gates[0].done = True
+    assert client.step()
+    assert client.ended is not None
+    assert client.ended.reason_code == ReasonCode.SESSION_TAKEN_OVER
+    assert second.conn.session is not None
+    assert second.conn.session.subscriptions == {}
+
+
+@pytest.mark.parametrize("error", [ProtocolViolation("no"), ZeroDivisionError()], ids=repr)
+def test_a_hand_off_that_fails_ends_the_connection_in_place(error: Exception) -> None:
+    """What came before is handled, and the stage is named."""
+    gate = Pending(None)
+
+    @per_packet(PacketType.SUBSCRIBE, name="failing")
+    async def failing(conn: Connection, packet: Any) -> Any:
+        await gate
+        raise error
+
+    broker = Assembly(stages=[failing])
+    client = broker.client()
+    got = client.send(publish("t", b"", 1, 1), subscribe("t"), publish("t", b"", 1, 2))
+    assert not client.step()
+    gate.done = True
+    assert client.step()
+    assert [*got, *client.got()] == [Puback(1, ReasonCode.NO_MATCHING_SUBSCRIBERS)]
+    if isinstance(error, MqttError):
+        assert client.ended is error
+    else:
+        assert isinstance(client.ended, StageFailure)
+        assert client.ended.detail == "stage failing failed"
+
+
+async def test_a_read_full_of_hand_offs_takes_no_stack() -> None:
+    @per_packet(PacketType.SUBSCRIBE)
+    async def later(conn: Connection, packet: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return packet
+
+    broker = Assembly(stages=[later], out_queue_bytes_max=10**9)
+    client = broker.client()
+    client.send(publish("t"))
+    pending = client.feed(
+        b"".join(encode(packet, client.version) for packet in [subscribe("u"), publish("t", b"x")] * 2_000)
+    )
+    assert pending is not None
+    await pending
+    assert len(client.got()) == 2_000
+
+
+# ---- CONNECT ----
+
+
+def test_nothing_is_taken_before_connect() -> None:
+    broker = Assembly()
+    client = Client(broker, 5)
+    client.feed(encode(publish("t"), client.version))
+    assert client.ended is not None
+    assert client.ended.reason_code == ReasonCode.PROTOCOL_ERROR
+
+
+def test_what_stands_behind_connect_in_the_same_read_is_taken() -> None:
+    """A client need not wait for CONNACK (3.1.4)."""
+    broker, reader, _ = pair()
+    client = Client(broker, 5)
+    packets = [Connect("client"), publish("t", b"1"), publish("t", b"2"), publish("t", b"3", 1, 1)]
+    client.feed(b"".join(encode(packet, client.version) for packet in packets))
+    assert [type(packet) for packet in client.got()] == [Connack, Puback]
+    assert reader.messages() == [b"1", b"2", b"3"]
