@@ -36,7 +36,7 @@ from acebroker_middleware.testing import RecordingConnection, SetClock
 from tests.harness import make
 from trio_acebroker.storage.memory import MemoryStore
 
-__all__ = ["Assembly", "Client", "Pending", "Slow", "publish", "subscribe"]
+__all__ = ["Assembly", "Client", "Pending", "Slow", "Timers", "publish", "subscribe"]
 
 T = TypeVar("T")
 

@@ -18,6 +18,8 @@ from acebroker_middleware.state.message import Message
 from acebroker_middleware.state.retained import RetainedMessages
 from acebroker_middleware.state.subscriptions import Subscription
 from acebroker_middleware.testing import RecordingConnection
+from tests.middleware.assembly import Timers
+from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.delivery import Delivery
 from trio_acebroker.storage.memory import MemoryStore
 
@@ -133,7 +135,7 @@ def test_a_round_has_two_slices_and_then_others_have_their_turn(topic_filter: st
     client = Waiting()
     client.keep(*messages(10 * SLICE_STEPS_MAX))
     client.subscribe(Subscription(topic_filter))
-    delivery = Delivery(client.conn.round, client.deliver)
+    delivery = Delivery(client.conn.round, client.deliver, BackPressure(client.conn.round, Timers()))
     octets = 0
     turns = 0
 

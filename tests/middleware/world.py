@@ -41,6 +41,7 @@ from acebroker_middleware.session import Session
 from acebroker_middleware.state.bounds import Limits
 from acebroker_middleware.state.ports import Decision
 from acebroker_middleware.state.retained import RetainedMessages
+from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.delivery import Delivery
 from trio_acebroker.storage.memory import MemoryStore
 
@@ -171,7 +172,7 @@ class World:
         authn = Authn(self.round, [anonymous], lambda: "auto")
         stages = [Decode(self.round), authn, authz, *plugins, self.session, self.router]
         self.pipeline = Pipeline(self.round, stages, flow_cache=flow_cache)
-        self.delivery = Delivery(self.round, self.deliver)
+        self.delivery = Delivery(self.round, self.deliver, BackPressure(self.round, self.timers))
 
     def peer(self, name: str, version: int) -> Peer:
         peer = self.peers[name] = Peer(name, version)
