@@ -66,11 +66,11 @@ class Judge:
             flight = session.flights.get(packet.packet_identifier)
             if flight is not None and (packet.dup or not flight.optional):
                 return self._sent_again(connection, packet, topic, flight, at)
-        if packet.dup:
-            raise Violation(f"{session.client}: DUP on what was not sent before: {packet!r}")
         due = self._take_due(connection, packet, topic, at) or self._take_from_group(connection, packet, topic, at)
         if due is None:
             raise Violation(f"{session.client}: nothing demands {packet!r} ({packet.payload[:9]!r}) on {topic!r}")
+        if packet.dup and not due.unseen:
+            raise Violation(f"{session.client}: DUP on what was not sent before: {packet!r}")
         if not connection.fits(due.message):
             raise Violation(f"{session.client}: {packet!r} is larger than its Maximum Packet Size")
         if packet.qos:
@@ -150,6 +150,7 @@ class Judge:
         for group, subscription in memberships if self._model.sessions.get(session.client) is session else session.left:
             for waiting in group.waiting:
                 due = self._due_of_group(session.client, group, subscription, waiting.message)
+                due.unseen = waiting.unseen
                 if packet.qos == due.qos and self._same(packet, topic, due, connection.version, at):
                     fitting.append((waiting, due))
         if not fitting:
@@ -213,7 +214,9 @@ class Judge:
     def settled(self) -> None:
         """Nothing is owed, nothing is forgotten, nothing waits that could go."""
         for session in self._model.sessions.values():
-            session.due = [due for due in session.due if not _over(due, self._model.now)]
+            session.due = [due for due in session.due if due.unseen or not _over(due, self._model.now)]
+            for due in session.due:  # else what was sent in time may come again
+                due.optional = due.optional or _over(due, self._model.now)
             connection = session.connection
             # retained messages go out one after the other, whatever their QoS, when everything else has gone
             waits = connection is not None and not connection.has_room
@@ -261,7 +264,7 @@ class Judge:
         free = [member for member in self._model.members_online(group) if member.has_room]
         for waiting in list(group.waiting):
             expires_at = waiting.message.expires_at
-            if expires_at is not None and expires_at <= self._model.now:
+            if expires_at is not None and expires_at <= self._model.now and not waiting.unseen:
                 group.waiting.remove(waiting)
             elif free and not waiting.optional:
                 member = free[0].session.client

@@ -128,6 +128,17 @@ class Model:
             connection.owe(packets.Disconnect, reason_code)
         self.lost(connection)
 
+    def cut(self, connection: Connection) -> None:
+        """The network fails, and what the server makes of the last that came may be on its way into nowhere."""
+        session = connection.session
+        for due in session.due:
+            due.unseen = True
+        for group in self.groups.values():
+            if session.client in group.members:
+                for waiting in group.waiting:
+                    waiting.unseen = waiting.again = waiting.optional = True
+        self.lost(connection)
+
     def lost(self, connection: Connection) -> None:
         """The Network Connection is closed, by whomever."""
         session = connection.session
@@ -293,8 +304,6 @@ class Model:
             return
         if retain_handling == 2 or (retain_handling == 1 and not new):  # [MQTT-3.3.1-9] to [MQTT-3.3.1-11]
             return
-        for due in session.due:  # all of them come again
-            due.optional = due.optional or due.lane[:2] == ("retained", name)
         for topic, message in self.retained.items():
             if not selects(subscription.filter, topic):
                 continue

@@ -24,7 +24,7 @@ __all__ = ["WEIGHTS", "perform"]
 TOPICS = ("a", "a/b", "a/b", "a/b/c", "b/x", "$d/a", "sensors/kitchen/temperature")
 FILTERS = (
     *("a", "a/b", "a/b", "a/+", "a/#", "+/b", "+", "b/x"),
-    *("#", "$d/#", "$d/+", "w/#", "$no/#", "sensors/+/temperature"),
+    *("#", "own/+", "$d/#", "$d/+", "w/#", "$no/#", "sensors/+/temperature"),
 )
 SHARED_FILTERS = ("$share/g/a/#", "$share/g/a/b", "$share/h/a/b", "$share/h/w/+")
 #: Subscription Identifiers from here on name one of SHARED_FILTERS each
@@ -102,20 +102,34 @@ async def _cut(world: World, client: SimulatedClient, rng: random.Random) -> Non
             octets = encode(packet, packets.ProtocolVersion(client.version))
             assert client.link is not None
             await world.octets(client.link, octets[: rng.randrange(len(octets))])
-    await world.cut(client)
+        await world.cut(client, ())
+    else:
+        await world.cut(client, _burst(world, client, rng) if rng.random() < 0.4 else ())
 
 
 # ---- messages ----
+
+
+async def _crowd(world: World, _: SimulatedClient, rng: random.Random) -> None:
+    """Everybody publishes at the same time, each to a topic of its own."""
+    for client in world.clients:
+        if client.link is not None:
+            topics = (f"own/{client.name}",)
+            await world.tell_and_send(client, _burst(world, client, rng, topics))
+            if world.in_turn:
+                await world.settle()
+    await world.settle()
 
 
 async def _publish(world: World, client: SimulatedClient, rng: random.Random) -> None:
     await world.send(client, _burst(world, client, rng))
 
 
-def _burst(world: World, client: SimulatedClient, rng: random.Random) -> list[packets.Packet]:
-    topics: tuple[str, ...] = TOPICS
+def _burst(
+    world: World, client: SimulatedClient, rng: random.Random, topics: tuple[str, ...] = TOPICS
+) -> list[packets.Packet]:
     if rng.random() < 0.4:
-        topics = (rng.choice(TOPICS),)
+        topics = (rng.choice(topics),)
     burst: list[packets.Packet] = []
     if rng.random() < 0.15 and world.model.all_delivered(b""):  # one look like another
         burst.append(_publication(world, client, rng, rng.choice(topics), empty=True))
@@ -262,6 +276,7 @@ _STEPS: dict[str, Callable[[World, SimulatedClient, random.Random], Awaitable[No
     "disconnect": _disconnect,
     "cut": _cut,
     "publish": _publish,
+    "crowd": _crowd,
     "publish_and_leave": _publish_and_leave,
     "answer": _answer,
     "ping": _ping,
@@ -276,7 +291,8 @@ WEIGHTS = {
     "connect": 16,
     "disconnect": 4,
     "cut": 7,
-    "publish": 30,
+    "publish": 27,
+    "crowd": 4,
     "publish_and_leave": 2,
     "answer": 14,
     "ping": 1,

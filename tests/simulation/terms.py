@@ -104,6 +104,8 @@ class Due:
     group: Group | None = field(default=None, repr=False)
     #: the standards let the server leave it out
     optional: bool = False
+    #: it may have been sent when nobody was there any more to see it
+    unseen: bool = False
     #: how often the client's application got it
     taken: int = 0
 
@@ -126,6 +128,7 @@ class Waiting:
     number: int
     again: bool = False
     optional: bool = False
+    unseen: bool = False
 
 
 @dataclass(eq=False)

@@ -182,14 +182,16 @@ class World:
             if link.connection.open:
                 raise Violation(f"{link.client.name}: the broker closed the connection") from None
 
-    async def cut(self, client: SimulatedClient) -> None:
-        """The network fails."""
+    async def cut(self, client: SimulatedClient, last: Sequence[packets.Packet]) -> None:
+        """The network fails, right behind some last packets."""
+        if last:
+            await self.tell_and_send(client, last)
         link = client.link
         assert link is not None
         self.note(f"{client.name} x cut")
         client.disconnected()
         await link.stream.aclose()
-        self.model.lost(link.connection)
+        self.model.cut(link.connection) if last else self.model.lost(link.connection)
         self.links.remove(link)
         await self.settle()
 
