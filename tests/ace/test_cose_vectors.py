@@ -1,4 +1,4 @@
-"""COSE messages made elsewhere: by hand for this project, and the examples of the COSE working group.
+"""COSE messages made elsewhere: for this project, the examples of the COSE working group, CWTs of python-cwt.
 
 Every algorithm that is implemented is accepted here. `OTHERWISE` names the rows that are answered differently
 from their source, each with the reason.
@@ -13,15 +13,18 @@ from typing import Any
 
 import pytest
 
-from acebroker_ace.algorithms import ALGORITHMS
+from acebroker_ace.algorithms import ALGORITHMS, KeyType
 from acebroker_ace.cose import CoseMessage
 from acebroker_ace.errors import AceError, InvalidToken
 from acebroker_ace.keys import Key
+from acebroker_ace.scope import Scope
+from acebroker_ace.token import AuthorizationServer, TokenVerifier
 from tests.conformance.statements import ace
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 OWN = json.loads((FOLDER / "cose_own.json").read_text())
 WG = json.loads((FOLDER / "cose_wg.json").read_text())
+PYTHON_CWT = json.loads((FOLDER / "cwt_python_cwt.json").read_text())
 
 OTHERWISE = {
     "encrypted-tests/enc-pass-01": "the algorithm stands in the unprotected header",
@@ -90,6 +93,39 @@ def test_working_group(row: dict[str, Any]) -> None:
     else:
         with pytest.raises(AceError):
             CoseMessage.parse(octets).open(wg_key(row), external_aad=external_aad, algorithms=ALGORITHMS)
+
+
+PYTHON_CWT_VERIFIER = TokenVerifier(
+    [
+        AuthorizationServer(
+            "https://as.example",
+            (
+                Key.from_jwk({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}),
+                Key.from_jwk(
+                    {
+                        "kty": "EC",
+                        "crv": "P-256",
+                        "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+                        "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+                    }
+                ),
+                Key(bytes(range(32))),
+                Key(bytes(range(16))),
+            ),
+        )
+    ],
+    ["rs"],
+)
+
+
+@pytest.mark.parametrize("row", PYTHON_CWT, ids=[row["id"] for row in PYTHON_CWT])
+@ace("ADJ-8392-2", "ADJ-8392-3", "ADJ-8392-4", "ACE-2.3-5")
+def test_tokens_of_python_cwt(row: dict[str, str]) -> None:
+    token = PYTHON_CWT_VERIFIER.verify(bytes.fromhex(row["cbor"]), 1_800_000_000)
+    assert (token.issuer, token.subject, token.expires_at) == ("https://as.example", "d", 1_900_000_000)
+    assert token.scope == Scope([["a/#", ["pub", "sub"]]])
+    assert token.key is not None
+    assert token.key.key_type is KeyType.OKP
 
 
 def test_every_disagreement_is_about_a_row() -> None:
