@@ -8,7 +8,7 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,20 @@ def measure(
         record["sys_share"] = (last.system - first.system) / (last.cpu - first.cpu)
     if scenario == "idle" and operations:
         record["kib_per_connection"] = (last.resident_bytes - first.resident_bytes) / operations / 1024
-    if "up" in marks:
-        record["growth_mb"] = (last.resident_bytes - marks["up"].resident_bytes) / 1e6
+    if up := marks.get("up"):
+        record["growth_mb"] = (last.resident_bytes - up.resident_bytes) / 1e6
+        if opened := marks.get("open"):
+            filters = _option(arguments, "-m") * _option(arguments, "-f")
+            record["filter_cpu_us"] = cpu_between(opened, up) / filters * 1e6
+            record["filter_bytes"] = (up.resident_bytes - opened.resident_bytes) / filters
     if scenario == "retained":
         record["set_cpu_us"] = cpu_between(marks["start"], marks["set"]) / max(1, said["acked"]) * 1e6
         record["set_rate"] = said["acked"] / said["setup_s"] if said["setup_s"] else 0
     return record
+
+
+def _option(arguments: Sequence[str], name: str) -> int:
+    return int(arguments[arguments.index(name) + 1])
 
 
 def _converse(

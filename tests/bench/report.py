@@ -123,6 +123,8 @@ def _more(scenario: str, runs: Sequence[Record]) -> str:
         more.append(f"set {medians('set_rate')}/s {medians('set_cpu_us')} us")
     if scenario == "wild":
         more.append(f"setup s {medians('setup_s')}")
+    if scenario == "growth":
+        more.append(f"a filter {medians('filter_cpu_us')} us, {medians('filter_bytes')} bytes")
     if scenario == "slow":
         more.append(f"MB grown {medians('growth_mb')}")
         if held := _median(run.get("flood_held") for run in runs):
@@ -130,6 +132,12 @@ def _more(scenario: str, runs: Sequence[Record]) -> str:
     if bad := sorted({run["status"] for run in runs} - {"ok"}):
         more.append("! " + ",".join(bad))
     return "; ".join(more)
+
+
+def _own(broker: str, runs: Sequence[Record]) -> str:
+    """What a case costs beside the plain one of the same broker."""
+    plain, case, _ = broker.partition("+")
+    return f"{number(_median(between(runs, broker, plain)))} of {plain}" if case else ""
 
 
 def _latency(runs: Sequence[Record]) -> str:
@@ -162,7 +170,7 @@ def lines(records: Sequence[Record], brokers: Sequence[str]) -> Iterator[Line]:
                 shares=tuple(number(_median(run.get(name) for run in runs)) for name in SHARES),
                 latency=_latency(runs),
                 bars=", ".join(verdict for verdict in verdicts if verdict),
-                more=_more(key[0], runs),
+                more="; ".join(filter(None, (_own(broker, of_key), _more(key[0], runs)))),
             )
 
 

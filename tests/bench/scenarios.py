@@ -63,6 +63,13 @@ SCENARIOS: dict[str, Scenario] = {
         "pairs, without and with an ACL file (and our rate limiter, never reached)",
         (Case("flow -n 100 -m 100 -w 50"), Case("flow -n 100 -m 100 -w 50", "+acl", "acl")),
     ),
+    "growth": Scenario(
+        "1,000 topics among 1k filters with + and #, then among 1M of the same kinds",
+        (
+            Case("flow -t wild -n 10 -m 100 -f 10 -x 1000 -w 500 -C 10"),
+            Case("flow -t wild -n 10 -m 100 -f 10000 -x 1000 -w 500 -C 10", "+1M"),
+        ),
+    ),
     "slow": Scenario(
         f"lat10k beside a flood of 2,000 messages/s of 4 KiB, without and with {DEAF} subscribers that never read it",
         (

@@ -97,8 +97,8 @@ def test_bars_of_other_measures_name_them() -> None:
 
 def test_cases_stand_under_their_broker() -> None:
     records = [run(name, 0, cost) for name, cost in (("ours", 1.0), ("ours+acl", 1.1), ("mosquitto", 10.0))]
-    shown = [(line.broker, line.ratio) for line in lines(records, ["mosquitto", "ours", "ours-raw"])]
-    assert shown == [("mosquitto", "-"), ("ours", "0.10"), ("ours+acl", "0.11")]
+    shown = [(line.broker, line.ratio, line.more) for line in lines(records, ["mosquitto", "ours", "ours-raw"])]
+    assert shown == [("mosquitto", "-", ""), ("ours", "0.10", ""), ("ours+acl", "0.11", "1.10 of ours")]
 
 
 def test_what_went_wrong_stands_in_the_table() -> None:
