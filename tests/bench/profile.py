@@ -48,9 +48,11 @@ FRAME = re.compile(r"^(?P<name>.*) \((?P<file>[^()]*?)(?::\d+)?\)$")
 GROUPS: dict[str, tuple[str, ...]] = {
     "codec": ("acebroker_codec/",),
     "flows": tuple(f"acebroker_middleware/{name}.py" for name in ("pipeline", "flows", "runs", "handshakes")),
-    "router": ("acebroker_middleware/router.py", "acebroker_middleware/state/subscriptions.py"),
+    "router": tuple(
+        f"acebroker_middleware/{name}.py" for name in ("router", "routes", "state/subscriptions", "state/topic_tree")
+    ),
     "deliver": ("acebroker_middleware/deliver.py",),
-    "session": tuple(f"acebroker_middleware/{name}" for name in ("session.py", "acks.py", "state/")),
+    "session": tuple(f"acebroker_middleware/{name}" for name in ("session.py", "acks.py", "replays.py", "state/")),
     "stages": ("acebroker_middleware/",),
     "runtime": ("trio_acebroker/",),
     "Trio": ("trio/", "outcome/", "<attrs generated"),
