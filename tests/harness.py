@@ -28,7 +28,7 @@ from acebroker_codec.decoder import Decoder
 from acebroker_codec.encoder import encode
 from acebroker_codec.errors import MqttError
 from acebroker_middleware.state.ports import Store
-from trio_acebroker import Broker, BrokerConfig
+from trio_acebroker import Broker, BrokerConfig, MemoryStore
 from trio_acebroker.config import Authentication, Listener
 
 __all__ = [
@@ -55,18 +55,23 @@ PACKET_BYTES_MAX = 268_435_460
 
 
 class UnderTest:
-    """What the tests of a run drive: `shell` is `raw` over memory connections, or `pump` over TCP."""
+    """What the tests of a run drive: `shell` is `raw` over memory connections, or `pump` over TCP.
+
+    `store` makes the store of a broker for which a test gives none.
+    """
 
     def __init__(self) -> None:
         self.shell = "raw"
+        self.store: Callable[[], Any] = MemoryStore
         #: where the brokers of this process listen for `WireClient.open`
         self.addresses: WeakKeyDictionary[Broker, tuple[str, int]] = WeakKeyDictionary()
         #: of clients: closed at the end of a test, which need not do it
         self.sockets: list[socket.socket] = []
 
-    def choose(self, shell: str) -> None:
-        """Drive this shell from now on."""
+    def choose(self, shell: str, store: Callable[[], Any] = MemoryStore) -> None:
+        """Drive this shell, over such a store, from now on."""
         self.shell = shell
+        self.store = store
         while self.sockets:
             self.sockets.pop().close()
 
@@ -158,6 +163,7 @@ async def _serving(
     stages: Sequence[Any], store: Store | None, flow_cache: bool, config: dict[str, Any]
 ) -> AsyncIterator[tuple[Broker, list[tuple[str, int]]]]:
     made = BrokerConfig(**{"authentication": Authentication(anonymous=True), **config})
+    store = under_test.store() if store is None else store
     broker = Broker(made, stages=stages, store=store, flow_cache=flow_cache)
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(broker.serve)

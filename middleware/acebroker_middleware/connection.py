@@ -41,6 +41,9 @@ __all__ = ["CloseReason", "Connection", "ConnectionType", "DeniedPublish", "Roun
 
 logger = logging.getLogger("trio_acebroker.denied")
 
+#: see `Round`
+Errand = Callable[[Awaitable[Any], Callable[[Any], Any]], Awaitable[Any]]
+
 
 class ConnectionType(enum.Enum):
     """How a client reached us; the names are those of `allowed_connection_types`."""
@@ -74,18 +77,19 @@ class CloseReason:
 class Round:
     """What all connections of a broker share while one batch is handled.
 
-    `dirty` are the connections with octets to send, each once; the runtime sends and empties it. `see_through`
-    takes an awaitable that no connection waits for, such as the Will of a client that is gone: the runtime awaits it.
+    `dirty` are the connections with octets to send, each once; the runtime sends and empties it.
+    `errand(pending, following)` awaits `pending`, calls `following` with its result, and goes to the end of
+    what that gives, even when the connection ends for which it is done. Awaiting what it gives tells the result.
     """
 
-    __slots__ = ("clock", "counters", "dirty", "limits", "see_through")
+    __slots__ = ("clock", "counters", "dirty", "errand", "limits")
 
-    def __init__(self, clock: Clock, limits: Limits, counters: Counters) -> None:
+    def __init__(self, clock: Clock, limits: Limits, counters: Counters, errand: Errand | None = None) -> None:
         self.clock = clock
         self.limits = limits
         self.counters = counters
         self.dirty: list[Connection] = []
-        self.see_through: Callable[[Awaitable[object]], None] = _no_runtime
+        self.errand: Errand = _no_errands if errand is None else errand
 
 
 def _no_acks(frame: bytes) -> None:
@@ -332,12 +336,12 @@ def _ended(error: MqttError) -> None:
     return None
 
 
+def _no_errands(pending: Awaitable[Any], following: Callable[[Any], Any]) -> Awaitable[Any]:
+    raise RuntimeError("nobody awaits anything here")
+
+
 def _no_end(error: MqttError) -> None:
     raise RuntimeError("this connection has no owner")
-
-
-def _no_runtime(pending: Awaitable[object]) -> None:
-    raise RuntimeError("nobody awaits here")
 
 
 def _no_transport(data: bytes) -> int:

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
-from acebroker_codec.errors import MqttError, ReasonCode
+from acebroker_codec.errors import ReasonCode
 from acebroker_codec.flow import AckInput, Outcome
 from acebroker_codec.packets import Puback, Pubcomp, Pubrec, Pubrel
 from acebroker_middleware.connection import Connection, Round
-from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import FlowKey, Verdict
+from acebroker_middleware.hand_offs import stage_error, unwatched
 from acebroker_middleware.replays import Replays
+from acebroker_middleware.settling import store_failed
 from acebroker_middleware.state.message import Delivery, Frames, Message
 from acebroker_middleware.state.ports import Settle, Store
 from acebroker_middleware.state.retained import RetainedMessages
@@ -84,11 +86,7 @@ class Deliver:
         The message it raised for is lost; what comes behind waits in the session.
         """
         conn.send_max = 0
-        if not isinstance(error, MqttError):
-            failure = StageFailure(f"stage {stage.name} failed")
-            failure.__cause__ = error
-            error = failure
-        conn.end(error)
+        conn.end(stage_error(stage.name, error))
 
     def _covers(self, conn: Connection, topic_filter: str) -> bool:
         """Whether no deliver stage has anything against any topic of the filter, so that none need be asked."""
@@ -315,8 +313,11 @@ class Deliver:
 
     # ---- acknowledgements ----
 
-    def acknowledged(self, conn: Connection, state: SessionState, ack: Puback | Pubrec | Pubcomp) -> None:
-        """Take an acknowledgement of the client. Raises ProtocolViolation for one that does not fit."""
+    def acknowledged(self, state: SessionState, ack: Puback | Pubrec | Pubcomp, steps: list[Settle]) -> Pubrel | None:
+        """Take an acknowledgement of the client, and add what the store has to know of it to `steps`.
+
+        Gives the PUBREL that follows once that is durable. Raises ProtocolViolation for what does not fit.
+        """
         identifier = ack.packet_identifier
         if type(ack) is Puback:
             step = AckInput.PUBACK
@@ -325,21 +326,27 @@ class Deliver:
         else:
             step = AckInput.PUBREC_ERROR if ack.reason_code >= 0x80 else AckInput.PUBREC
         outcome, delivery = state.window.acknowledge(identifier, step)
+        name, epoch = state.client_identifier, state.epoch
+        sequence = delivery.sequence if delivery is not None and state.durable else 0
         if outcome is Outcome.DONE:
-            if delivery is not None:
-                self._settle(state, delivery)
-            elif state.durable:
-                self._store.settle([Settle(state.client_identifier, state.epoch, "comp", identifier)])
+            if sequence:
+                steps.append(Settle(name, epoch, "ack", sequence))
+            elif delivery is None and state.durable:
+                steps.append(Settle(name, epoch, "comp", identifier))
         elif outcome is Outcome.RELEASE:
-            if delivery is not None and delivery.sequence and state.durable:
-                self._store.settle([Settle(state.client_identifier, state.epoch, "rec", delivery.sequence, identifier)])
-            conn.send(Pubrel(identifier))
+            if sequence:
+                steps.append(Settle(name, epoch, "rec", sequence, identifier))
+            return Pubrel(identifier)
         elif outcome is Outcome.RELEASE_UNKNOWN:
-            conn.send(Pubrel(identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if conn.v5 else 0))
+            v5 = state.connection is not None and state.connection.v5
+            return Pubrel(identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if v5 else 0)
+        return None
 
     def _settle(self, state: SessionState, delivery: Delivery) -> None:
+        """A delivery that goes nowhere: the store need not keep it."""
         if delivery.sequence and state.durable:
-            self._store.settle([Settle(state.client_identifier, state.epoch, "ack", delivery.sequence)])
+            steps = [Settle(state.client_identifier, state.epoch, "ack", delivery.sequence)]
+            unwatched(self._round, partial(self._store.settle, steps), partial(store_failed, state))
 
     # ---- shared subscriptions ----
 

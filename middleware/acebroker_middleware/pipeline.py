@@ -22,7 +22,7 @@ from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.decode import Decode
 from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import Flow, FlowKey, FlowMode, Verdict
-from acebroker_middleware.hand_offs import stage_guarded, then
+from acebroker_middleware.hand_offs import stage_error, stage_guarded, then
 from acebroker_middleware.handshakes import PUBACK, PUBCOMP, PUBREC, PUBREL, Handshakes
 from acebroker_middleware.router import Router
 from acebroker_middleware.runs import Runs
@@ -224,7 +224,7 @@ class Pipeline:
             except MqttError:
                 raise
             except Exception as error:
-                raise StageFailure(f"stage {stage.name} failed") from error
+                raise stage_error(stage.name, error) from error
             if not isinstance(result, list):
                 return self._hand_off(conn, stage, result, index + 1)
             batch = result

@@ -7,9 +7,9 @@ Routes; `publish` is the one way in for every message, `deliver.Deliver` the one
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Set
+from functools import partial
 from typing import Final
 
 from acebroker_codec.errors import MqttError, ReasonCode
@@ -24,6 +24,7 @@ from acebroker_codec.packets import (
     Unsubscribe,
 )
 from acebroker_codec.topics import SharedSubscription, has_wildcard
+from acebroker_middleware.commits import Commit, Commits, acknowledge
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.deliver import Deliver
 from acebroker_middleware.errors import SessionTakenOver
@@ -32,8 +33,8 @@ from acebroker_middleware.hand_offs import then
 from acebroker_middleware.routes import Routes
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.message import Delivery, Frames, Message, message_of
-from acebroker_middleware.state.ports import Enqueue, Maybe, Store
-from acebroker_middleware.state.retained import RetainedFull, RetainedMessages
+from acebroker_middleware.state.ports import Maybe, Store
+from acebroker_middleware.state.retained import RetainedMessages
 from acebroker_middleware.state.session_state import SessionState
 from acebroker_middleware.state.subscriptions import SharedGroup, Subscription, SubscriptionTree
 
@@ -61,6 +62,7 @@ class Router:
         self.retained = retained
         self.routes = Routes(round_, self.tree, self.local, deliver)
         self.epoch = self.routes.epoch
+        self._commits = Commits(round_, store, self)
 
     # ---- as a stage ----
 
@@ -70,100 +72,93 @@ class Router:
 
     def on_batch(self, conn: Connection, batch: Batch) -> Maybe[Batch]:
         """Take what is left; only an error can go on."""
-        waiting: list[tuple[Publish, Awaitable[int]]] = []
-        for packet in batch:
+        return self._go_on(conn, batch, 0)
+
+    def _go_on(self, conn: Connection, batch: Batch, first: int) -> Maybe[Batch]:
+        """Take the packets from the one with index `first`, in order: what the store has to have first, waits for it.
+
+        Publications in a row that need the store are committed together.
+        """
+        commit: Commit | None = None
+        rest: Batch = [batch[-1]] if isinstance(batch[-1], MqttError) else []
+        for index in range(first, len(batch)):
+            packet = batch[index]
             kind = type(packet)
             if kind is Publish:
-                assert isinstance(packet, Publish)
-                matched = self._received(conn, packet)
-                if matched is None:
+                route = self.routes.get(packet.topic)  # type: ignore[union-attr]
+                if self._commits.needed(conn, packet, route):  # type: ignore[arg-type]
+                    if commit is not None and not self._commits.has_room(commit, packet):  # type: ignore[arg-type]
+                        pending = self._commits.make(commit)
+                        commit = None
+                        if pending is not None:
+                            return then(pending, partial(self._after, conn, batch, index))
+                    if commit is None:
+                        commit = Commit(conn)
+                    try:
+                        self._commits.join(commit, packet, self._message_of(conn, packet), route)  # type: ignore[arg-type]
+                    except MqttError as error:
+                        rest = [error]
+                        break
                     continue
-                if isinstance(matched, int):
-                    if packet.qos:
-                        self._acknowledge(conn, packet, matched)
-                else:
-                    waiting.append((packet, matched))
+            if commit is not None:
+                pending = self._commits.make(commit)
+                commit = None
+                if pending is not None:
+                    return then(pending, partial(self._after, conn, batch, index))
+            waiting: Awaitable[object] | None = None
+            if kind is Publish:
+                self._forward(conn, packet, route)  # type: ignore[arg-type]
             elif kind is Subscribe:
-                self._subscribe(conn, packet)  # type: ignore[arg-type]
+                waiting = self._subscribe(conn, packet)  # type: ignore[arg-type]
             elif kind is Unsubscribe:
-                self._unsubscribe(conn, packet)  # type: ignore[arg-type]
-        rest: Batch = [batch[-1]] if isinstance(batch[-1], MqttError) else []
-        return self._durable(conn, waiting, rest)
+                waiting = self._unsubscribe(conn, packet)  # type: ignore[arg-type]
+            if waiting is not None:
+                return then(waiting, partial(self._after, conn, batch, index + 1))
+        pending = None if commit is None else self._commits.make(commit)
+        return rest if pending is None else then(pending, lambda _: rest)
 
-    def _durable(self, conn: Connection, waiting: list[tuple[Publish, Awaitable[int]]], rest: Batch) -> Maybe[Batch]:
-        """Acknowledge, one after the other, what had to become durable first."""
-        if not waiting:
-            return rest
-        packet, pending = waiting.pop(0)
+    def _after(self, conn: Connection, batch: Batch, first: int, done: object) -> Maybe[Batch]:
+        return self._go_on(conn, batch, first)
 
-        def stored(matched: int) -> Maybe[Batch]:
-            if packet.qos:
-                self._acknowledge(conn, packet, matched)
-            return self._durable(conn, waiting, rest)
-
-        return then(pending, stored)
-
-    @staticmethod
-    def _acknowledge(conn: Connection, packet: Publish, matched: int) -> None:
-        reason_code = 0 if matched else ReasonCode.NO_MATCHING_SUBSCRIBERS
-        if packet.qos == 1:
-            conn.ack_queue.puback.fill(packet.packet_identifier, reason_code)
-        else:
-            conn.ack_queue.pubcomp.fill(packet.packet_identifier)
-
-    def _received(self, conn: Connection, packet: Publish) -> Maybe[int] | None:
+    def _message_of(self, conn: Connection, packet: Publish) -> Message | None:
+        """The message of a PUBLISH; None when it expired here, waiting for its PUBREL."""
         self._counters.publish_received += 1
         now = self._round.clock.now
         since = now
         if packet.qos == 2 and packet.properties is not NO_PUBLISH_PROPERTIES and conn.session is not None:
-            since = conn.session.inbound_since.pop(packet.packet_identifier, now)  # it waited here for PUBREL
+            since = conn.session.inbound_since.pop(packet.packet_identifier, now)
         message = message_of(packet, conn.client_identifier, since)
         if message.expires_at is not None and message.expires_at < now:
             self._counters.dropped_expired += 1  # [MQTT-3.3.2-5]
-            return 0
-        if packet.retain:
-            try:
-                kept = self.keep(message)
-            except RetainedFull as error:
-                self._counters.retained_refused += 1
-                conn.refuse(packet, error.reason_code, "limit: retained messages")
-                return None
-            matched = self.publish(message)
-            return then(kept, lambda _: matched) if inspect.isawaitable(kept) else matched
-        return self.publish(message)
+            return None
+        return message
+
+    def _forward(self, conn: Connection, packet: Publish, route: Route) -> None:
+        """A PUBLISH that leaves nothing in the store."""
+        message = self._message_of(conn, packet)
+        matched = 0
+        if message is not None:
+            matched = self.fan_out(route, message, Frames(message, self._round.clock.now))
+        if packet.qos:
+            acknowledge(conn, conn.session, packet, matched)
 
     # ---- messages ----
 
-    def keep(self, message: Message) -> Maybe[None]:
-        """Retain a message of RETAIN 1, here and in the store, or forget its topic where the payload is empty.
+    def publish(self, message: Message, *, retain: bool = False) -> Maybe[int]:
+        """Fan a message out, and `retain` it; gives how many subscribers were found, once it is durable.
 
-        Raises RetainedFull. An awaitable tells when it is durable.
+        Raises RetainedFull. An awaitable may be dropped: the message goes its way.
         """
-        if message.payload:
-            self.retained.put(message)
-            return self._store.retain((message,), ())
-        if self.retained.remove(message.topic):  # [MQTT-3.3.1-6], [MQTT-3.3.1-7]
-            return self._store.retain((), (message.topic,))
-        return None
-
-    def publish(self, message: Message) -> Maybe[int]:
-        """Fan a message out; gives how many subscribers were found, once it is durable where it has to be."""
         route = self.routes.get(message.topic)
-        frames = Frames(message, self._round.clock.now)
-        if not route.durable:
-            return self.fan_out(route, message, frames)
-        durable: list[tuple[SessionState, Delivery]] = []
-        matched = self.fan_out(route, message, frames, durable)
-        return self._publish_durably(durable, frames, matched) if durable else matched
+        if retain or (message.qos and route.durable):
+            return self._commits.publish(message, route, retain=retain)
+        return self.fan_out(route, message, Frames(message, self._round.clock.now))
 
-    def fan_out(
-        self,
-        route: Route,
-        message: Message,
-        frames: Frames,
-        durable: list[tuple[SessionState, Delivery]] | None = None,
-    ) -> int:
-        """Offer a message to everybody on its route; what has to be stored first is added to `durable` instead."""
+    def fan_out(self, route: Route, message: Message, frames: Frames, had: Set[SessionState] | None = None) -> int:
+        """Offer a message to everybody on its route; gives how many they are.
+
+        With `had`, who has it already, none of those and no other durable session: it came after the message.
+        """
         deliver = self.deliver
         matched = 0
         shared: Delivery | None = None
@@ -173,8 +168,10 @@ class Router:
                 if target.own is None:
                     continue  # [MQTT-3.8.3-3]
                 target = target.own
-            matched += 1
             qos = message.qos if message.qos < target.qos else target.qos
+            if had is not None and (state in had or (qos and state.durable)):
+                continue
+            matched += 1
             retain = message.retain and target.retain_as_published
             if qos == 0:
                 conn = state.connection
@@ -187,10 +184,7 @@ class Router:
                     shared = delivery
             else:
                 delivery = shared
-            if durable is not None and state.durable:
-                durable.append((state, delivery))
-            else:
-                deliver.offer(state, delivery, frames, checked=not target.inspect)
+            deliver.offer(state, delivery, frames, checked=not target.inspect)
         for group in route.groups:
             matched += 1
             self._share(group, message, frames)
@@ -215,25 +209,6 @@ class Router:
             deliver.qos_0(member.connection, frames, retain, identifiers, inspect=True)
         else:
             deliver.offer(member, Delivery(message, qos, retain, identifiers, group), frames, checked=False)
-
-    def _publish_durably(
-        self, durable: list[tuple[SessionState, Delivery]], frames: Frames, matched: int
-    ) -> Maybe[int]:
-        rows = [Enqueue(state.client_identifier, delivery) for state, delivery in durable]
-        sequences = self._store.enqueue(rows)
-        if inspect.isawaitable(sequences):
-            return then(sequences, lambda later: self._offer_stored(later, durable, frames, matched))
-        return self._offer_stored(sequences, durable, frames, matched)
-
-    def _offer_stored(
-        self, sequences: list[int], durable: list[tuple[SessionState, Delivery]], frames: Frames, matched: int
-    ) -> int:
-        for (state, delivery), sequence in zip(durable, sequences, strict=True):
-            stored = Delivery(
-                delivery.message, delivery.qos, delivery.retain, delivery.subscription_identifiers, None, sequence
-            )
-            self.deliver.offer(state, stored, frames, checked=False)
-        return matched
 
     # ---- routes ----
 
@@ -264,7 +239,7 @@ class Router:
         self.local.remove(subscriber, topic_filter)
         self.invalidate(topic_filter)
 
-    def _subscribe(self, conn: Connection, packet: Subscribe) -> None:
+    def _subscribe(self, conn: Connection, packet: Subscribe) -> Awaitable[object] | None:
         state = conn.session
         if state is None:
             raise SessionTakenOver("the session was taken over")
@@ -278,9 +253,17 @@ class Router:
             if code is None:
                 code = self._subscribe_one(state, request, identifier, retained, added)
             codes.append(code if code < 0x80 or conn.v5 else 0x80)
+        pending = None
         if state.durable and added:
-            self._store.subscribe(state.client_identifier, state.epoch, added, ())
-        conn.send(Suback(packet.packet_identifier, tuple(codes)))
+            pending = self._store.subscribe(state.client_identifier, state.epoch, added, ())
+        suback = Suback(packet.packet_identifier, tuple(codes))
+        if pending is not None:
+            return then(pending, lambda _: self._subscribed(conn, state, suback, retained))
+        self._subscribed(conn, state, suback, retained)
+        return None
+
+    def _subscribed(self, conn: Connection, state: SessionState, suback: Suback, retained: list[Subscription]) -> None:
+        conn.send(suback)
         for subscription in retained:
             self._send_retained(state, subscription)
         if state.groups or retained:
@@ -340,14 +323,19 @@ class Router:
             return
         waiting.append(self.retained.replay(subscription))
 
-    def _unsubscribe(self, conn: Connection, packet: Unsubscribe) -> None:
+    def _unsubscribe(self, conn: Connection, packet: Unsubscribe) -> Awaitable[object] | None:
         state = conn.session
         if state is None:
             raise SessionTakenOver("the session was taken over")
         codes = tuple(self._unsubscribe_one(state, topic_filter) for topic_filter in packet.filters)
+        unsuback = Unsuback(packet.packet_identifier, codes if conn.v5 else ())
+        pending = None
         if state.durable:
-            self._store.subscribe(state.client_identifier, state.epoch, (), packet.filters)
-        conn.send(Unsuback(packet.packet_identifier, codes if conn.v5 else ()))
+            pending = self._store.subscribe(state.client_identifier, state.epoch, (), packet.filters)
+        if pending is not None:
+            return then(pending, lambda _: conn.send(unsuback))
+        conn.send(unsuback)
+        return None
 
     def _unsubscribe_one(self, state: SessionState, topic_filter: str) -> int:
         subscription = state.subscriptions.pop(topic_filter, None)

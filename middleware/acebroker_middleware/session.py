@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -40,16 +41,17 @@ from acebroker_codec.packets import (
     Pubrel,
     Will,
 )
+from acebroker_middleware.claims import Claims
 from acebroker_middleware.connection import CloseReason, Connection, Round
 from acebroker_middleware.deliver import Deliver
 from acebroker_middleware.errors import ClientDisconnected, ConnectionRefused, SessionTakenOver
 from acebroker_middleware.flows import Verdict
-from acebroker_middleware.hand_offs import then
+from acebroker_middleware.hand_offs import then, unwatched
 from acebroker_middleware.router import Router
+from acebroker_middleware.settling import Settling, store_failed, store_failed_for
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.message import Message
-from acebroker_middleware.state.ports import Claim, Maybe, Settle, Store, Stored, Timers
-from acebroker_middleware.state.retained import RetainedFull
+from acebroker_middleware.state.ports import Fenced, Maybe, Settle, Store, Timers
 from acebroker_middleware.state.session_state import NEVER_EXPIRES, PendingWill, SessionState
 
 __all__ = ["Session"]
@@ -69,6 +71,7 @@ class Session:
         self._router = router
         self._deliver = deliver
         self.sessions: dict[str, SessionState] = {}
+        self.claims = Claims(round_, store, router, self)
         self.takeover_by_anyone = False
 
     def plan(self, conn: Connection, flow: object) -> Verdict:
@@ -80,19 +83,22 @@ class Session:
     def on_batch(self, conn: Connection, batch: Batch) -> Maybe[Batch]:
         """Take connection and acknowledgement packets; pass PUBLISH, SUBSCRIBE and UNSUBSCRIBE on."""
         out: Batch = []
-        acknowledged = False
-        unsaved: list[tuple[Awaitable[None], int]] = []
+        settling = Settling(conn, conn.session)
+        if settling.state is not None and settling.state.releasing:
+            self._refused(conn, settling.state)
         for packet in batch:
             kind = type(packet)
             try:
                 if kind is Publish:
                     if packet.qos == 2:  # type: ignore[union-attr]
-                        self._received_qos_2(conn, packet, unsaved)  # type: ignore[arg-type]
+                        self._received_qos_2(conn, packet, settling)  # type: ignore[arg-type]
                     else:
                         out.append(packet)
                 elif kind is Puback or kind is Pubrec or kind is Pubcomp:
-                    self._deliver.acknowledged(conn, self._state(conn), packet)  # type: ignore[arg-type]
-                    acknowledged = True
+                    pubrel = self._deliver.acknowledged(self._state(conn), packet, settling.steps)  # type: ignore[arg-type]
+                    settling.acknowledged = True
+                    if pubrel is not None:
+                        settling.releases.append(pubrel)
                 elif kind is Pubrel:
                     self._released(conn, packet, out)  # type: ignore[arg-type]
                 elif kind is Pingreq:
@@ -108,21 +114,10 @@ class Session:
             except MqttError as error:
                 out.append(error)
                 break
-        if acknowledged and conn.session is not None:
+        settled = settling.settle(self._round, self._store)
+        if settling.acknowledged and conn.session is not None:
             self._deliver.pump(conn.session)
-        return self._saved(conn, unsaved, out)
-
-    def _saved(self, conn: Connection, unsaved: list[tuple[Awaitable[None], int]], out: Batch) -> Maybe[Batch]:
-        """Answer PUBREC, one after the other, for what had to become durable first."""
-        if not unsaved:
-            return out
-        pending, packet_identifier = unsaved.pop(0)
-
-        def saved(_: None) -> Maybe[Batch]:
-            conn.ack_queue.pubrec.fill(packet_identifier)
-            return self._saved(conn, unsaved, out)
-
-        return then(pending, saved)
+        return out if settled is None else then(settled, lambda _: out)
 
     @staticmethod
     def _state(conn: Connection) -> SessionState:
@@ -130,7 +125,7 @@ class Session:
             raise SessionTakenOver("the session was taken over")
         return conn.session
 
-    def _received_qos_2(self, conn: Connection, packet: Publish, unsaved: list[tuple[Awaitable[None], int]]) -> None:
+    def _received_qos_2(self, conn: Connection, packet: Publish, settling: Settling) -> None:
         state = self._state(conn)
         identifier = packet.packet_identifier
         if identifier not in state.inbound:  # else a resend: answered as the first was [MQTT-4.3.3-10]
@@ -142,11 +137,11 @@ class Session:
             if packet.properties.message_expiry_interval is not None:
                 state.inbound_since[identifier] = self._round.clock.now
             if state.durable:
-                step = Settle(state.client_identifier, state.epoch, "inbound", identifier, publish=packet)
-                pending = self._store.settle([step])
-                if inspect.isawaitable(pending):
-                    unsaved.append((pending, identifier))
-                    return
+                settling.steps.append(
+                    Settle(state.client_identifier, state.epoch, "inbound", identifier, publish=packet)
+                )
+                settling.received.append(identifier)
+                return
         conn.ack_queue.pubrec.fill(identifier)
 
     def _released(self, conn: Connection, packet: Pubrel, out: Batch) -> None:
@@ -155,9 +150,16 @@ class Session:
         if publish is None:
             conn.ack_queue.pubcomp.fill(packet.packet_identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
             return
-        if state.durable:
-            self._store.settle([Settle(state.client_identifier, state.epoch, "inbound_done", packet.packet_identifier)])
-        out.append(publish)  # the router fans it out and fills the PUBCOMP
+        state.releasing[packet.packet_identifier] = publish
+        out.append(publish)  # the router fans it out, forgets it, and fills the PUBCOMP
+
+    def _refused(self, conn: Connection, state: SessionState) -> None:
+        """Forget the released publications that never came to the router, as a stage between us refused them."""
+        for identifier in [each for each in state.releasing if not conn.ack_queue.pubcomp.waits(each)]:
+            del state.releasing[identifier]
+            if state.durable:
+                steps = [Settle(state.client_identifier, state.epoch, "inbound_done", identifier)]
+                unwatched(self._round, partial(self._store.settle, steps), partial(store_failed, state))
 
     def _disconnected(self, conn: Connection, packet: Disconnect) -> None:
         state = self._state(conn)
@@ -170,20 +172,23 @@ class Session:
 
     # ---- CONNECT ----
 
-    def _connect(self, conn: Connection, connect: Connect) -> Maybe[None]:
+    def _connect(self, conn: Connection, connect: Connect) -> Awaitable[None] | None:
         identity = conn.identity
         assert identity is not None
-        old = self.sessions.get(conn.client_identifier)
+        name = conn.client_identifier
+        old = self.sessions.get(name)
         if old is not None and old.identity != identity and not self.takeover_by_anyone:
             raise ConnectionRefused(ReasonCode.NOT_AUTHORIZED, "the session belongs to another identity")
-        if old is None and len(self.sessions) >= self._limits.sessions_max:
+        if old is None and len(self.sessions) + len(self.claims) >= self._limits.sessions_max:
+            self._round.counters.denials["limit: sessions"] += 1
             raise ConnectionRefused(ReasonCode.QUOTA_EXCEEDED, "limit: sessions")
+        self.claims.give_up(name, _taken_over())
         if old is not None:
             self._take_over(old, connect)
-        claim = self._store.claim(conn.client_identifier, identity, clean_start=connect.clean_start)
-        if inspect.isawaitable(claim):
-            return then(claim, lambda later: self._attach(conn, connect, later))
-        return self._attach(conn, connect, claim)
+        ended = old is not None and name not in self.sessions
+        return self.claims.claim(
+            conn, connect, identity, clean_start=connect.clean_start or ended, by_anyone=self.takeover_by_anyone
+        )
 
     def _take_over(self, old: SessionState, connect: Connect) -> None:
         """Let go of the session's former connection, and end the session itself where Clean Start asks for it."""
@@ -195,7 +200,7 @@ class Session:
             self._round.counters.takeovers += 1
             old.connection = None
             previous.session = None
-            previous.end(SessionTakenOver("another connection uses the client identifier"))
+            previous.end(_taken_over())
             if old.will is not None and not old.will.delay_seconds:
                 self._publish_will(old)
         if connect.clean_start or not old.expiry_interval:
@@ -205,43 +210,20 @@ class Session:
                 old.will.timer.cancel()
             old.will = None
 
-    def _attach(self, conn: Connection, connect: Connect, claim: Claim) -> Maybe[None]:
+    def open(self, conn: Connection, connect: Connect, epoch: int) -> None:
+        """Attach the connection to its session, which is ours by `epoch`, and say so."""
+        limits = self._limits
         state = self.sessions.get(conn.client_identifier)
+        present = state is not None
         if state is None:
             assert conn.identity is not None
             state = SessionState(conn.client_identifier, conn.identity)
-            if claim.present:
-                return self._restore(conn, connect, claim, state)
-        self._open(conn, connect, claim, state, claim.present)
-        return None
-
-    def _restore(self, conn: Connection, connect: Connect, claim: Claim, state: SessionState) -> Maybe[None]:
-        """A session that only the store knows: its owner, or this broker before, is gone."""
-        if claim.identity != conn.identity and not self.takeover_by_anyone:
-            raise ConnectionRefused(ReasonCode.NOT_AUTHORIZED, "the session belongs to another identity")
-        state.inbound.update(claim.inbound)
-        for _sequence, identifier in claim.releases:
-            state.window.released[identifier] = None
-        self._router.restore(state, claim.subscriptions)
-        rows = self._store.read(state.client_identifier, claim.epoch, 0, self._limits.queued_messages_max)
-
-        def refill(stored: list[Stored]) -> None:
-            state.queue.extend(replace(row.delivery, sequence=row.sequence) for row in stored)
-            self._open(conn, connect, claim, state, True)
-
-        if inspect.isawaitable(rows):
-            return then(rows, refill)
-        refill(rows)
-        return None
-
-    def _open(self, conn: Connection, connect: Connect, claim: Claim, state: SessionState, present: bool) -> None:
-        limits = self._limits
         asked = _session_expiry(connect, limits.session_expiry_seconds_max)
-        state.epoch = claim.epoch
+        state.epoch = epoch
         state.expiry_interval = min(asked, limits.session_expiry_seconds_max)
         state.durable = state.expiry_interval > 0
         if not state.durable:
-            self._store.remove(state.client_identifier, state.epoch)
+            self._remove(state)
         state.connection = conn
         state.will = None
         if connect.will is not None:
@@ -283,6 +265,8 @@ class Session:
 
     def _resume(self, conn: Connection, state: SessionState) -> None:
         """Send again what was not acknowledged, in order, with its identifiers [MQTT-4.4.0-1]."""
+        state.inbound.update(state.releasing)  # they were lost on the way to the router; their PUBREL comes again
+        state.releasing.clear()
         state.resend.clear()
         state.resend.extend(state.window.published)
         for identifier in state.window.released:
@@ -293,12 +277,15 @@ class Session:
 
     def lost(self, conn: Connection, reason: CloseReason) -> None:
         """The connection is over: decide what becomes of its session and Will, before anything is awaited."""
+        self.claims.lost(conn)
         state = conn.session
         if state is None or state.connection is not conn:
             return
         conn.session = None
         state.connection = None
         state.resend.clear()
+        if state.releasing:
+            self._refused(conn, state)
         self._router.invalidate_session(state)
         if state.will is not None:
             if state.will.delay_seconds and state.expiry_interval:
@@ -309,20 +296,29 @@ class Session:
         if not state.expiry_interval:
             self._end(state)
             return
-        forever = state.expiry_interval == NEVER_EXPIRES
-        self._store.release(
-            state.client_identifier,
-            state.epoch,
-            expires_at=None if forever else self._round.clock.wall + state.expiry_interval,
-        )
-        if not forever:
-            state.expiry_timer = self._timers.call_at(
-                self._round.clock.now + state.expiry_interval, lambda: self._end(state)
-            )
+        self.detach(state)
         for group in state.groups.values():
             for member in list(group.members):
                 if member is not state:
                     self._deliver.pump(member)
+
+    def detach(self, state: SessionState) -> None:
+        """Keep a session for its client to come back, while its expiry lasts."""
+        if state.expiry_timer is not None:
+            state.expiry_timer.cancel()
+        forever = state.expiry_interval == NEVER_EXPIRES
+        expires_at = None if forever else self._round.clock.wall + state.expiry_interval
+        if not forever:
+            deadline = self._round.clock.now + state.expiry_interval
+            state.expiry_timer = self._timers.call_at(deadline, lambda: self._end(state))
+        release = partial(self._store.release, state.client_identifier, state.epoch, expires_at=expires_at)
+        unwatched(self._round, release, partial(self._not_released, state))
+
+    def _not_released(self, state: SessionState, error: Exception) -> None:
+        store_failed_for(state.client_identifier, error)
+        if isinstance(error, Fenced) and state.connection is None:
+            state.will = None  # another owner has the session, and its Will
+            self._end(state, stored=False)
 
     def remove(self, client_identifier: str) -> bool:
         """Delete a detached session; False when there is none, or when it is attached."""
@@ -341,9 +337,13 @@ class Session:
         self._publish_will(state)
         self._router.forget(state)
         if stored and state.durable:
-            self._store.remove(state.client_identifier, state.epoch)
+            self._remove(state)
         state.queue.clear()
         state.retained_waiting = None
+
+    def _remove(self, state: SessionState) -> None:
+        name = state.client_identifier
+        unwatched(self._round, partial(self._store.remove, name, state.epoch), partial(store_failed_for, name))
 
     def _publish_will(self, state: SessionState) -> None:
         will = state.will
@@ -356,14 +356,16 @@ class Session:
         interval = message.properties.message_expiry_interval
         if interval is not None:
             message = replace(message, expires_at=self._round.clock.now + interval)
-        if message.retain:
-            try:
-                self._router.keep(message)
-            except RetainedFull:
-                self._round.counters.retained_refused += 1
-        pending = self._router.publish(message)
-        if inspect.isawaitable(pending):
-            self._round.see_through(pending)
+        retain = message.retain
+        if retain and message.payload and not self._router.retained.admits(message.topic, len(message.payload)):
+            self._round.counters.retained_refused += 1
+            retain = False
+        publish = partial(self._router.publish, message, retain=retain)
+        unwatched(self._round, publish, partial(store_failed_for, state.client_identifier))
+
+
+def _taken_over() -> SessionTakenOver:
+    return SessionTakenOver("another connection uses the client identifier")
 
 
 def _session_expiry(connect: Connect, longest: int) -> int:

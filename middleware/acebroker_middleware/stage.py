@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.packets import Packet, PacketType
 from acebroker_middleware.connection import CloseReason, Connection
-from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import FlowKey, Verdict
+from acebroker_middleware.hand_offs import stage_error
 from acebroker_middleware.state.message import Message
 from acebroker_middleware.state.ports import Maybe
 
@@ -125,7 +125,7 @@ class PerPacket:
             try:
                 result = self._function(conn, packet)
             except Exception as error:
-                out.append(self._ending(error))
+                out.append(stage_error(self.name, error))
                 return out
             if inspect.isawaitable(result):
                 return self._from(conn, batch[index:], result, out)
@@ -146,7 +146,7 @@ class PerPacket:
                 if inspect.isawaitable(result):
                     result = await result
             except Exception as error:
-                out.append(self._ending(error))
+                out.append(stage_error(self.name, error))
                 return out
             if not self._taken(conn, packet, result, out):
                 return out
@@ -164,14 +164,6 @@ class PerPacket:
                 out.append(error)
                 return False
         return True
-
-    def _ending(self, error: Exception) -> MqttError:
-        """What goes into the batch in place of the packet, so that everything before it is still handled."""
-        if isinstance(error, MqttError):
-            return error
-        failure = StageFailure(f"stage {self.name} failed")
-        failure.__cause__ = error
-        return failure
 
 
 def per_packet(*types: PacketType, name: str | None = None) -> Callable[[PacketHandler], PerPacket]:

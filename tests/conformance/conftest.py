@@ -1,7 +1,7 @@
-"""Conformance tests run on a virtual clock, without real waiting; each on both shells.
+"""Conformance tests run on a virtual clock, without real waiting; each on both shells, some over a store that waits.
 
 `raw` runs over memory connections, `pump` over TCP: loopback sockets are quick enough that Trio's clock, which
-jumps when every task waits, never overtakes them.
+jumps when every task waits, never overtakes them. `waiting` is `raw`, with every call on the store to be awaited.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.broker.storage.waiting import WaitingStore
 from tests.harness import broker_running, run_in_virtual_time, under_test
 from trio_acebroker import Broker
 from trio_acebroker.config import Authorization
 
 HERE = Path(__file__).parent
+#: modules about nothing that a store keeps
+STATELESS = ("_format", "_client_side", "_auth", "_topics", "_errors")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,13 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if inspect.iscoroutinefunction(metafunc.function):
-        metafunc.parametrize("shell", ["raw", "pump"], indirect=True)
+        stateless = metafunc.module.__name__.endswith(STATELESS)
+        metafunc.parametrize("shell", ["raw", "pump", *([] if stateless else ["waiting"])], indirect=True)
 
 
 @pytest.fixture(autouse=True)
 def shell(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The shell that `broker_running` uses."""
-    under_test.choose(getattr(request, "param", "raw"))
+    """The shell, and the store, that `broker_running` uses."""
+    chosen = getattr(request, "param", "raw")
+    if chosen == "waiting":
+        under_test.choose("raw", WaitingStore)
+    else:
+        under_test.choose(chosen)
     yield
     under_test.choose("raw")
 

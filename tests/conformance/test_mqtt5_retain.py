@@ -40,6 +40,7 @@ async def test_an_empty_payload_clears_and_is_forwarded(broker: Broker, qos: int
     await late.expect_silence()
     # a topic without a retained message: nothing is stored either
     await publisher.publish("fresh", b"", qos=qos, retain=True)
+    await publisher.expect_alive()
     await late.subscribe("fresh")
     await late.expect_silence()
 

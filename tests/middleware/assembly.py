@@ -8,11 +8,13 @@
     broker.advance(60)                # runs the timers that are due
 
 What the runtime does around the pipeline is done here as far as it decides anything: the error that ends a
-connection, `Session.lost`, and filling the out-queue again when its octets have left.
+connection, `Session.lost`, filling the out-queue again when its octets have left, sessions of an earlier broker,
+and errands, which go on with `Assembly.run_errands`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -36,7 +38,7 @@ from acebroker_middleware.testing import RecordingConnection, SetClock
 from tests.harness import make
 from trio_acebroker.storage.memory import MemoryStore
 
-__all__ = ["Assembly", "Client", "Pending", "Slow", "Timers", "publish", "subscribe"]
+__all__ = ["Assembly", "Client", "Errand", "Pending", "Slow", "Timers", "publish", "subscribe"]
 
 T = TypeVar("T")
 
@@ -87,7 +89,10 @@ class ByUserName:
 
 
 class Assembly:
-    """The stages. `authorities`: rights by Client Identifier, everything for the others."""
+    """The stages. `authorities`: rights by Client Identifier, everything for the others.
+
+    Unless `adopting`, what is in the store is not looked at before somebody claims it.
+    """
 
     def __init__(
         self,
@@ -96,12 +101,14 @@ class Assembly:
         store: Store | None = None,
         authorities: dict[str, Authority] | None = None,
         flow_cache: bool = True,
+        adopting: bool = True,
         **limits: Any,
     ) -> None:
         self.clock = SetClock()
         self.limits = Limits(**limits)
         self.counters = Counters()
-        self.round = Round(self.clock, self.limits, self.counters)
+        self.errands: list[Errand] = []
+        self.round = Round(self.clock, self.limits, self.counters, self._errand)
         self.timers = Timers()
         self.store: Any = MemoryStore() if store is None else store
         self.authorities = {} if authorities is None else authorities
@@ -118,6 +125,21 @@ class Assembly:
             [Decode(self.round), authn, authz, *stages, self.session, self.router],
             flow_cache=flow_cache,
         )
+        memory: Any = getattr(self.store, "memory", self.store)
+        for kept in memory.sessions() if adopting else ():
+            claim = memory.claim(kept.client_identifier, kept.identity, clean_start=False)
+            rows = memory.read(kept.client_identifier, claim.epoch, 0, 1_000_000)
+            self.session.claims.adopt(kept, claim, rows)
+
+    def _errand(self, pending: Awaitable[Any], following: Callable[[Any], Any]) -> Errand:
+        self.errands.append(Errand(pending, following))
+        return self.errands[-1]
+
+    def run_errands(self) -> None:
+        """Go on with every errand as far as it goes without waiting."""
+        waiting = self.errands
+        self.errands = []
+        self.errands += [errand for errand in waiting if not errand.step()]
 
     def connecting(self, client_identifier: str = "client", version: int = 5, **fields: Any) -> Client:
         """A client that has sent CONNECT; `fields` are those of the packet and its properties."""
@@ -171,6 +193,7 @@ class Client:
     def step(self) -> bool:
         """Go on with a hand-off as far as it goes without waiting; True when it is over."""
         assert self.pending is not None
+        self.assembly.run_errands()
         if not isinstance(self.pending, Coroutine):
             self.pending = _awaited(self.pending)
         try:
@@ -208,6 +231,38 @@ class Client:
 
 async def _awaited(pending: Awaitable[T]) -> T:
     return await pending
+
+
+class Errand:
+    """What is awaited for the broker and not for one client."""
+
+    def __init__(self, pending: Awaitable[Any], following: Callable[[Any], Any]) -> None:
+        self.coroutine = _followed(pending, following)
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def step(self) -> bool:
+        """Go on as far as it goes without waiting; True when it is over."""
+        try:
+            self.coroutine.send(None)
+        except StopIteration as over:
+            self.done, self.result = True, over.value
+        except Exception as error:
+            self.done, self.error = True, error
+        return self.done
+
+    def __await__(self) -> Generator[None, None, Any]:
+        while not self.done:
+            yield
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+async def _followed(pending: Awaitable[Any], following: Callable[[Any], Any]) -> Any:
+    result = following(await pending)
+    return await result if inspect.isawaitable(result) else result
 
 
 class Pending(Generic[T]):

@@ -207,7 +207,7 @@ def test_qos_1_waits_for_the_window() -> None:
         assert all((publish.qos, publish.retain) == (1, True) for publish in received)
         came += received
         if expected != 2:
-            client.deliver.acknowledged(client.conn, client.state, Puback(came[0].packet_identifier))
+            client.deliver.acknowledged(client.state, Puback(came[0].packet_identifier), [])
             came.pop(0)
     assert client.state.retained_waiting is None
 

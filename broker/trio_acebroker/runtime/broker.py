@@ -20,22 +20,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
 from acebroker_codec.packets import NO_PUBLISH_PROPERTIES, PublishProperties
 from acebroker_codec.topics import check_topic_filter, check_topic_name
+from acebroker_middleware.claims import READ_MAX
 from acebroker_middleware.connection import Connection, ConnectionType, DeniedPublish, Round
 from acebroker_middleware.errors import ServerShuttingDown
 from acebroker_middleware.flows import LocalSubscriber
 from acebroker_middleware.observe import Counters
 from acebroker_middleware.state.message import Message
-from acebroker_middleware.state.ports import Fenced, Store, Unavailable
+from acebroker_middleware.state.ports import Maybe, Store, Stored
+from acebroker_middleware.state.retained import RetainedFull
 from trio_acebroker.config import BrokerConfig, Listener
 from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.connection import ConnectionTask
 from trio_acebroker.runtime.delivery import Delivery
+from trio_acebroker.runtime.errands import Errands
 from trio_acebroker.runtime.shells.base import Shell
 from trio_acebroker.runtime.shells.pump import PumpShell
 from trio_acebroker.runtime.shells.raw import RawShell
@@ -48,6 +51,8 @@ from trio_acebroker.transports.memory import MemoryClient, memory_connection
 from trio_acebroker.transports.tcp import TcpListener, TcpStream, open_listener
 
 __all__ = ["Broker", "MessageStream"]
+
+T = TypeVar("T")
 
 #: sessions of an earlier broker that are removed from the store in one step
 SWEEP_SESSIONS_MAX: Final = 1_000
@@ -108,8 +113,8 @@ class Broker:
         self.clock = CoarseClock()
         self.counters = Counters()
         self.store = MemoryStore() if store is None else store
-        self._round = Round(self.clock, self.config.limits, self.counters)
-        self._round.see_through = self._see_through
+        self._errands = Errands(self.clock.stamp, self._flush)
+        self._round = Round(self.clock, self.config.limits, self.counters, self._errands)
         self.timers = Wheel(self.clock, self._flush)
         placed: list[Placed] = [item if isinstance(item, tuple) else (item, "authz") for item in stages]
         parts = compose(self.config, self._round, self.store, self.timers, placed, flow_cache=flow_cache)
@@ -139,16 +144,6 @@ class Broker:
     def _flush(self) -> None:
         self.delivery.flush()
 
-    def _see_through(self, pending: Awaitable[object]) -> None:
-        self.spawn(partial(self._await, pending), "see through")
-
-    async def _await(self, pending: Awaitable[object]) -> None:
-        try:
-            await pending
-        except (Fenced, Unavailable) as error:
-            logger.error("the store: %s", type(error).__name__)
-        self.delivery.flush()
-
     # ---- serving ----
 
     async def serve(self, task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -168,13 +163,13 @@ class Broker:
             if any(listener.shell_name == "pump" for listener, _ in opened):
                 self._pump = PumpShell(self)
                 stack.callback(self._pump.close)
-            self.clock.stamp_wall()
+            self.clock.stamp()
             self.started = self.clock.now
-            await self._load()
             finished = trio.Event()
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._host, finished)
                 try:
+                    await self._load()
                     async with trio.open_nursery() as workers:
                         for listener, tcp in opened:
                             workers.start_soon(self._accept, listener, tcp)
@@ -201,18 +196,29 @@ class Broker:
 
     async def _load(self) -> None:
         """Take over what an earlier broker left in the store."""
-        while True:
-            swept = self.store.sweep(self.clock.wall, SWEEP_SESSIONS_MAX)
-            if not (await swept if inspect.isawaitable(swept) else swept):
-                break
-        kept = self.store.retained()
-        for message in await kept if inspect.isawaitable(kept) else kept:
-            self.router.retained.put(message)
+        store = self.store
+        while await _result(store.sweep(self.clock.wall, SWEEP_SESSIONS_MAX)):
+            pass
+        for message in await _result(store.retained()):
+            try:
+                self.router.retained.put(message)
+            except RetainedFull:
+                self.counters.retained_refused += 1
+        for kept in await _result(store.sessions()):
+            claim = await _result(store.claim(kept.client_identifier, kept.identity, clean_start=False))
+            rows: list[Stored] = []
+            while True:
+                after = rows[-1].sequence if rows else 0
+                found = await _result(store.read(kept.client_identifier, claim.epoch, after, READ_MAX))
+                rows += found
+                if len(found) < READ_MAX:
+                    break
+            self.session.claims.adopt(kept, claim, rows)
 
     async def _host(self, finished: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold all connections, shielded, so that they end in order and not by cancellation."""
         with trio.CancelScope(shield=True) as scope:
-            async with trio.open_nursery() as self._nursery:
+            async with self._errands.open(), trio.open_nursery() as self._nursery:
                 async with trio.open_nursery() as timers:
                     timers.start_soon(self.timers.run)
                     if self._pump is not None:
@@ -356,15 +362,9 @@ class Broker:
         interval = properties.message_expiry_interval
         expires_at = None if interval is None else self.clock.now + interval
         message = Message(topic, payload, qos, retain, properties, expires_at)
-        kept = self.router.keep(message) if retain else None
-        matched = self.router.publish(message)
+        matched = self.router.publish(message, retain=retain)
         self.delivery.flush()
-        if kept is not None:
-            await kept
-        if not isinstance(matched, int):
-            matched = await matched
-            self.delivery.flush()
-        return matched
+        return await _result(matched)
 
     @asynccontextmanager
     async def subscribe(
@@ -386,6 +386,10 @@ class Broker:
         finally:
             self.router.unsubscribe_locally(subscriber, topic_filter)
             stream.close()
+
+
+async def _result(pending: Maybe[T]) -> T:
+    return await pending if inspect.isawaitable(pending) else pending
 
 
 def _version() -> str:

@@ -24,23 +24,22 @@ logger = logging.getLogger("trio_acebroker.timers")
 
 
 class CoarseClock:
-    """Time as the stages see it: stamped by `stamp`, once per round."""
+    """Time as the stages see it: `now` as `stamp` took it, once per round; the time of day as it is."""
 
-    __slots__ = ("_wall", "now", "wall")
+    __slots__ = ("_wall", "now")
 
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self.now = 0.0
-        self.wall = wall()
+
+    @property
+    def wall(self) -> float:
+        """See `ports.Clock`."""
+        return self._wall()
 
     def stamp(self) -> None:
         """Take the time, inside Trio."""
         self.now = trio.current_time()
-
-    def stamp_wall(self) -> None:
-        """Take the time of day too."""
-        self.now = trio.current_time()
-        self.wall = self._wall()
 
 
 class WheelTimer:
@@ -82,7 +81,7 @@ class Wheel:
 
     def run_due(self) -> None:
         """Call everything that is due. An exception of one callback is logged and stops none of the others."""
-        self._clock.stamp_wall()
+        self._clock.stamp()
         now = self._clock.now
         due = False
         while self._order and self._order[0] * TICK_SECONDS <= now:

@@ -45,9 +45,11 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"<MemoryStore of {len(self._rows)} sessions, {len(self._retained)} retained messages>"
 
-    def claim(self, client_identifier: str, identity: Identity, *, clean_start: bool) -> Claim:
+    def claim(self, client_identifier: str, identity: Identity, *, clean_start: bool, by_anyone: bool = False) -> Claim:
         """See the port."""
         row = self._rows.get(client_identifier)
+        if row is not None and row.identity != identity and not by_anyone:
+            return Claim(0, True, row.identity)
         epoch = next(self._epochs)
         if row is None or clean_start:
             row = self._rows[client_identifier] = _Row(identity)
@@ -83,8 +85,9 @@ class MemoryStore:
         for subscription in add:
             row.subscriptions[subscription.topic_filter] = subscription
 
-    def enqueue(self, rows: Sequence[Enqueue]) -> list[int]:
+    def enqueue(self, rows: Sequence[Enqueue], steps: Sequence[Settle] = ()) -> list[int]:
         """See the port."""
+        self.settle(steps)
         sequences = []
         for entry in rows:
             row = self._rows.get(entry.client_identifier)

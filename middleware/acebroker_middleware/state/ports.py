@@ -44,8 +44,11 @@ class Clock(Protocol):
 
     #: seconds that never go backwards; what deadlines are made of
     now: float
-    #: seconds since the epoch, for what is wall-clock by nature (`exp`)
-    wall: float
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the epoch, for what is wall-clock by nature (`exp`)."""
+        ...
 
 
 class Timer(Protocol):
@@ -173,8 +176,13 @@ class Store(Protocol):
     claim took the session or it is no more; any call may raise Unavailable. A call that raises Fenced changed nothing.
     """
 
-    def claim(self, client_identifier: str, identity: Identity, *, clean_start: bool) -> Maybe[Claim]:
-        """Become the owner: epoch + 1. With `clean_start` the old content is discarded [MQTT-3.1.2-4]."""
+    def claim(
+        self, client_identifier: str, identity: Identity, *, clean_start: bool, by_anyone: bool = False
+    ) -> Maybe[Claim]:
+        """Become the owner: a higher epoch. With `clean_start` the old content is discarded [MQTT-3.1.2-4].
+
+        The session of another identity stays as it is, unless `by_anyone`: then the Claim has epoch 0 and names it.
+        """
         ...
 
     def release(self, client_identifier: str, epoch: int, *, expires_at: float | None) -> Maybe[None]:
@@ -191,8 +199,11 @@ class Store(Protocol):
         """Drop filters, then add or replace subscriptions."""
         ...
 
-    def enqueue(self, rows: Sequence[Enqueue]) -> Maybe[list[int]]:
-        """Append messages to sessions, whoever owns them; gives their sequences, 0 where there is no such session."""
+    def enqueue(self, rows: Sequence[Enqueue], steps: Sequence[Settle] = ()) -> Maybe[list[int]]:
+        """Append messages to sessions, whoever owns them; gives their sequences, 0 where there is no such session.
+
+        `steps` of the publisher's own session are taken with it: all of it happens, or nothing.
+        """
         ...
 
     def read(self, client_identifier: str, epoch: int, after: int, limit: int) -> Maybe[list[Stored]]:

@@ -20,7 +20,7 @@ from acebroker_middleware.state.message import Message
 from acebroker_middleware.state.subscriptions import Subscription
 from acebroker_middleware.state.topic_tree import TopicNode, TopicTree
 
-__all__ = ["Replay", "RetainedFull", "RetainedMessages"]
+__all__ = ["Replay", "RetainedFull", "RetainedMessages", "octets_of"]
 
 #: what one stored message costs beside its topic and payload, for the octet limit
 OVERHEAD_BYTES: Final = 256
@@ -95,10 +95,10 @@ class RetainedMessages:
         An empty payload is not stored: call `remove` for it [MQTT-3.3.1-6], [MQTT-3.3.1-7].
         """
         node = self._tree.get(message.topic)
-        octets = self._octets + _octets(message)
+        octets = self._octets + octets_of(message)
         if node is not None:
             assert node.value is not None
-            octets -= _octets(node.value)
+            octets -= octets_of(node.value)
         elif len(self._tree) >= self._messages_max:
             raise RetainedFull("the store of retained messages is full")
         if octets > self._octets_max:
@@ -113,15 +113,15 @@ class RetainedMessages:
         """Store a message of the broker itself, in room that is added for it: clients lose none."""
         old = self.get(message.topic)
         self._messages_max += old is None
-        self._octets_max += _octets(message) - (0 if old is None else _octets(old))
+        self._octets_max += octets_of(message) - (0 if old is None else octets_of(old))
         self.put(message)
 
-    def admits(self, topic: str, payload_bytes: int) -> bool:
-        """Whether `put` would take a message of so many octets on this topic now."""
+    def admits(self, topic: str, payload_bytes: int, messages: int = 0, octets: int = 0) -> bool:
+        """Whether `put` would take a message of so many octets on this topic now, and after so much more."""
         old = self.get(topic)
-        if old is None and len(self._tree) >= self._messages_max:
+        if old is None and len(self._tree) + messages >= self._messages_max:
             return False
-        octets = len(topic) + payload_bytes + OVERHEAD_BYTES - (0 if old is None else _octets(old))
+        octets += len(topic) + payload_bytes + OVERHEAD_BYTES - (0 if old is None else octets_of(old))
         return self._octets + octets <= self._octets_max
 
     def get(self, topic: str) -> Message | None:
@@ -134,7 +134,7 @@ class RetainedMessages:
         old = self.get(topic)
         if old is None:
             return False
-        self._octets -= _octets(old)
+        self._octets -= octets_of(old)
         return self._tree.remove(topic)
 
     def replay(self, subscription: Subscription) -> Replay:
@@ -154,5 +154,6 @@ class RetainedMessages:
         return live
 
 
-def _octets(message: Message) -> int:
+def octets_of(message: Message) -> int:
+    """What a message counts for the octet limit."""
     return len(message.topic) + len(message.payload) + OVERHEAD_BYTES

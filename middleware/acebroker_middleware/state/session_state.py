@@ -40,8 +40,9 @@ class SessionState:
     """One session. Owned by `session.Session`; the router reads it, the deliver direction fills it.
 
     `connection` is the connection it is attached to, None while the client is away. `inbound` holds
-    QoS 2 publications between PUBLISH and PUBREL by Packet Identifier, and `inbound_since` when those of
-    them arrived that expire. `queue` are deliveries of QoS 1 and 2 that wait for the window, oldest first.
+    QoS 2 publications between PUBLISH and PUBREL by Packet Identifier, `releasing` those between PUBREL and
+    their fan-out, and `inbound_since` when those of them arrived that expire. `queue` are deliveries of
+    QoS 1 and 2 that wait for the window, oldest first.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class SessionState:
         "inbound_since",
         "queue",
         "queued_octets",
+        "releasing",
         "resend",
         "retained_waiting",
         "subscriptions",
@@ -80,6 +82,7 @@ class SessionState:
         self.window: InflightWindow[Delivery] = InflightWindow()
         self.inbound: dict[int, Publish] = {}
         self.inbound_since: dict[int, float] = {}
+        self.releasing: dict[int, Publish] = {}
         self.queue: deque[Delivery] = deque()
         self.queued_octets = 0
         #: Packet Identifiers whose PUBLISH has to be sent again on this connection, oldest first [MQTT-4.4.0-1]

@@ -84,25 +84,41 @@ async def test_a_later_claim_finds_everything(store: Store) -> None:
     await enqueued(store, b"0", b"1", b"2")
     await settled(store, first.epoch, "rec", 2, packet_identifier=9)
     await settled(store, first.epoch, "inbound", 5, publish=publication(5))
-    second = await done(store.claim("c", BOB, clean_start=False))
+    second = await claimed(store)
     assert second == Claim(second.epoch, True, ANN, subscriptions, ((2, 9),), ((5, publication(5)),))
     assert second.epoch > first.epoch
     assert await payloads(store, second.epoch) == [b"0", b"2"]
 
 
 async def test_clean_start_finds_nothing_and_leaves_nothing(store: Store) -> None:
-    """[MQTT-3.1.2-4]; the session is the new identity's from now on, and counts its messages from 1."""
+    """[MQTT-3.1.2-4]; the new session counts its messages from 1."""
     first = await claimed(store)
     await done(store.subscribe("c", first.epoch, [Subscription("a")], ()))
     await enqueued(store, b"0")
     await settled(store, first.epoch, "inbound", 5, publish=publication(5))
-    second = await done(store.claim("c", BOB, clean_start=True))
+    second = await claimed(store, clean_start=True)
     assert second == Claim(second.epoch, False)
     assert second.epoch > first.epoch
     assert await payloads(store, second.epoch) == []
     assert await enqueued(store, b"1") == [1]
     third = await claimed(store)
-    assert third == Claim(third.epoch, True, BOB)
+    assert third == Claim(third.epoch, True, ANN)
+
+
+@pytest.mark.parametrize("clean_start", [True, False])
+async def test_a_session_belongs_to_its_identity(store: Store, clean_start: bool) -> None:
+    """Nobody else gets it or wipes it, and its owner does not hear of it; `by_anyone` lifts that."""
+    mine = await filled(store)
+    assert await done(store.claim("c", BOB, clean_start=clean_start)) == Claim(0, True, ANN)
+    assert await payloads(store, mine.epoch) == [b"0"]
+    theirs = await done(store.claim("c", BOB, clean_start=clean_start, by_anyone=True))
+    assert theirs.epoch > mine.epoch
+    assert (theirs.present, theirs.subscriptions) == ((False, ()) if clean_start else (True, (Subscription("a"),)))
+    with pytest.raises(Fenced):
+        await payloads(store, mine.epoch)
+    removed = await done(store.remove("c", theirs.epoch))
+    assert removed is None
+    assert (await done(store.claim("c", BOB, clean_start=False))).epoch
 
 
 async def test_sessions_have_nothing_in_common(store: Store) -> None:
@@ -202,6 +218,22 @@ async def test_settle_takes_all_steps_or_none(store: Store) -> None:
     assert await payloads(store, mine.epoch) == [b"0", b"1"]
     await done(store.settle([steps[0], Settle("c", mine.epoch, "ack", 2)]))
     assert await payloads(store, mine.epoch) == []
+
+
+async def test_enqueue_takes_the_steps_of_the_publisher_with_it(store: Store) -> None:
+    """The release of a QoS 2 publication and its fan-out are one: all of it happens, or nothing."""
+    publisher = await claimed(store, "publisher")
+    subscriber = await claimed(store)
+    await settled(store, publisher.epoch, "inbound", 5, "publisher", publish=publication(5))
+    released = Settle("publisher", publisher.epoch, "inbound_done", 5)
+    assert await done(store.enqueue([Enqueue("c", delivery(b"x", 2))], [released])) == [1]
+    assert await payloads(store, subscriber.epoch) == [b"x"]
+    again = await claimed(store, "publisher")
+    assert again.inbound == ()
+    with pytest.raises(Fenced):
+        await done(store.enqueue([Enqueue("c", delivery(b"y", 2))], [released]))
+    assert await payloads(store, subscriber.epoch) == [b"x"]
+    assert await done(store.enqueue([], [Settle("publisher", again.epoch, "inbound_done", 5)])) == []
 
 
 # --- the end of a session ----------------------------------------------------------------------

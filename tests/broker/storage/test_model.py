@@ -115,6 +115,9 @@ class StoreMachine(RuleBasedStateMachine):
     def claim(self, client: str, identity: Identity, clean_start: bool) -> None:
         log = self.logs[client]
         claim = self.store.claim(client, identity, clean_start=clean_start)
+        if log.session() and identity != log.session()[0][2]:
+            assert (claim.epoch, claim.present, claim.identity) == (0, True, log.session()[0][2])
+            return
         assert claim.epoch > max(self.epochs)
         self.epochs.append(claim.epoch)
         if clean_start or not log.session():

@@ -47,7 +47,7 @@ async def test_a_will_that_cannot_be_stored_is_logged(caplog: pytest.LogCaptureF
         with caplog.at_level(logging.ERROR, "trio_acebroker"):
             await other.aclose()
             await client.expect_silence()
-    assert [record.getMessage() for record in caplog.records] == ["the store: Unavailable"]
+    assert [record.getMessage() for record in caplog.records] == ["the store failed: Unavailable()"]
     await client.expect_closed(0x8B)
 
 
