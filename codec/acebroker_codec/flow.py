@@ -114,6 +114,26 @@ class InflightWindow(Generic[T]):
             self.qos_2.add(identifier)
         return identifier
 
+    def open_run(self, entry: T, count: int, qos: int) -> int:
+        """Put `count` messages into the window that share an entry; gives the first of their identifiers in a row.
+
+        0, and nothing done, where no such row is free (the next ones may be in use, or end at 65,535).
+        """
+        first = self._last % 65_535 + 1
+        last = first + count - 1
+        identifiers = range(first, last + 1)
+        if (
+            last > 65_535
+            or not self.published.keys().isdisjoint(identifiers)
+            or not self.released.keys().isdisjoint(identifiers)
+        ):
+            return 0
+        self._last = last
+        self.published.update(dict.fromkeys(identifiers, entry))
+        if qos == 2:
+            self.qos_2.update(identifiers)
+        return first
+
     def _next_free(self, identifier: int) -> int:
         for _ in range(65_535):
             identifier = identifier % 65_535 + 1
@@ -147,6 +167,42 @@ class InflightWindow(Generic[T]):
                 f"{ack.name} for packet identifier {identifier} in state {self.state(identifier).name}"
             )
         return outcome, entry
+
+    def settle(self, identifiers: tuple[int, ...]) -> int:
+        """Take PUBACK of success for as many, from the first on, as are DONE by the table; gives how many."""
+        published = self.published
+        qos_2 = self.qos_2
+        count = 0
+        for identifier in identifiers:
+            if identifier not in published or identifier in qos_2:
+                break
+            del published[identifier]
+            count += 1
+        return count
+
+    def release(self, identifiers: tuple[int, ...]) -> int:
+        """Take PUBREC of success for as many, from the first on, as are QOS_2; gives how many: send PUBREL for them."""
+        qos_2 = self.qos_2
+        count = 0
+        for identifier in identifiers:
+            if identifier not in qos_2:
+                break
+            qos_2.remove(identifier)
+            del self.published[identifier]
+            self.released[identifier] = None
+            count += 1
+        return count
+
+    def complete(self, identifiers: tuple[int, ...]) -> int:
+        """Take PUBCOMP for as many, from the first on, as are RELEASED; gives how many."""
+        released = self.released
+        count = 0
+        for identifier in identifiers:
+            if identifier not in released:
+                break
+            del released[identifier]
+            count += 1
+        return count
 
     def forget(self, identifier: int) -> T | None:
         """Drop an entry that was never sent whole (too large for the receiver); gives it back."""

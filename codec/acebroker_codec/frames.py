@@ -12,7 +12,7 @@ from typing import Final
 
 from acebroker_codec.errors import MalformedPacket, PacketTooLarge
 
-__all__ = ["PACKET_BYTES_MAX", "frame_end", "frame_extent"]
+__all__ = ["PACKET_BYTES_MAX", "body_start", "frame_end", "frame_extent"]
 
 #: The largest packet the wire can express: first octet, four octets of length, 268,435,455 octets.
 PACKET_BYTES_MAX: Final = 268_435_460
@@ -56,3 +56,11 @@ def frame_end(data: bytes, pos: int, packet_bytes_max: int) -> tuple[int, int] |
     if extent is None or extent[1] > len(data):
         return None
     return extent
+
+
+def body_start(data: bytes, pos: int) -> int:
+    """Where the body of the packet at `pos` starts, whose Remaining Length was checked before."""
+    pos += 1
+    while data[pos] & 0x80:
+        pos += 1
+    return pos + 1

@@ -208,17 +208,15 @@ class Deliver:
         state.queued_octets += octets
         return True
 
-    def pump_waiting(self, state: SessionState) -> None:
-        """`pump`, when anything waits at all."""
-        if state.queue or state.resend or state.retained_waiting or state.groups:
-            self.pump(state)
-
     def pump(self, state: SessionState) -> bool:
         """Send what waits, as far as the window and the out-queue allow: resends, the queue, groups, retained.
 
         Retained messages leave in slices. True when there is another one to send as soon as others had their turn:
         call again then. The connection is `dirty` until that is done.
         """
+        state.pump_due = False
+        if not (state.queue or state.resend or state.retained_waiting or state.groups):
+            return False
         conn = state.connection
         if conn is None or conn.blocked:
             return False
@@ -326,6 +324,7 @@ class Deliver:
         else:
             step = AckInput.PUBREC_ERROR if ack.reason_code >= 0x80 else AckInput.PUBREC
         outcome, delivery = state.window.acknowledge(identifier, step)
+        state.pump_due = True
         name, epoch = state.client_identifier, state.epoch
         sequence = delivery.sequence if delivery is not None and state.durable else 0
         if outcome is Outcome.DONE:
@@ -386,7 +385,7 @@ class Deliver:
 
     def give_back(self, state: SessionState) -> None:
         """A session ends: what it held of groups with QoS 1 goes to other members [MQTT-4.8.2-5]; QoS 2 never."""
-        again = [d for d in state.window.published.values() if d.group is not None and d.qos == 1]
+        again = [d for d in state.window.published.values() if d is not None and d.group is not None and d.qos == 1]
         for delivery in reversed(again):
             if delivery.group.members:
                 self.queue_for_group(delivery.group, delivery.message, first=True)

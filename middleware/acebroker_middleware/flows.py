@@ -119,12 +119,16 @@ class FlowMode(enum.Enum):
 
 
 class Flow:
-    """The decision of all stages on one (connection, topic). `rule` names what denied."""
+    """The decision of all stages on one (connection, topic).
 
-    __slots__ = ("mode", "route", "rule", "topic")
+    `rule` names what denied; `echo`: the client is itself among the subscribers.
+    """
 
-    def __init__(self, topic: str, mode: FlowMode, route: Route, rule: str = "") -> None:
+    __slots__ = ("echo", "mode", "route", "rule", "topic")
+
+    def __init__(self, topic: str, mode: FlowMode, route: Route, rule: str = "", echo: bool = False) -> None:
         self.topic = topic
         self.mode = mode
         self.route = route
         self.rule = rule
+        self.echo = echo

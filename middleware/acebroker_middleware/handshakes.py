@@ -4,14 +4,26 @@ What may take it: a PUBLISH of QoS 1 or 2 without DUP, RETAIN and properties on 
 passed, and the four acknowledgements without reason code, while no plugin wants to see them. Everything else, and
 whatever is odd about such a frame, takes the packet path, which answers it. Both ways lead through the same
 session state, and give every client the same octets.
+
+Frames come in runs: a publisher's window of one topic, a read full of acknowledgements. A run is taken at once,
+and each subscriber gets it as one piece; where a subscriber cannot take all of it (its window, its queue), it
+is offered each message by itself. Sessions in the store take the packet path: so nothing of a run is ever sent
+again, and the window of its subscribers keeps no message for its identifiers.
 """
 
 from __future__ import annotations
 
+from acebroker_codec.frames import body_start
 from acebroker_codec.packets import NO_PUBLISH_PROPERTIES, Publish
+from acebroker_codec.publish_runs import (
+    PublishRun,
+    acknowledgements,
+    run_of_acknowledgements,
+    run_of_publications,
+)
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.deliver import Deliver
-from acebroker_middleware.flows import Flow, Route
+from acebroker_middleware.flows import Flow, Route, Target
 from acebroker_middleware.router import Router
 from acebroker_middleware.state.message import Delivery, Frames, Message
 from acebroker_middleware.state.session_state import SessionState
@@ -20,49 +32,75 @@ __all__ = ["PUBACK", "PUBCOMP", "PUBREC", "PUBREL", "Handshakes"]
 
 #: first octets
 PUBACK, PUBREC, PUBREL, PUBCOMP = 0x40, 0x50, 0x62, 0x70
+_PUBLISH_QOS_2 = 0x34
 
 _PUBACK_FRAME = 0x4002 << 16
 _PUBREC_FRAME = 0x5002 << 16
-_PUBREL_FRAME = 0x6202 << 16
 _PUBCOMP_FRAME = 0x7002 << 16
 
 
 class Handshakes:
-    """The short cut of one broker. Every method gives False when the packet path has to take the frame."""
+    """The short cut of one broker. What it does not take, the packet path has to take."""
 
     def __init__(self, round_: Round, router: Router, deliver: Deliver) -> None:
-        self._round = round_
         self._clock = round_.clock
         self._counters = round_.counters
         self._router = router
         self._deliver = deliver
 
-    def publish(self, conn: Connection, flow: Flow, data: bytes, pos: int, topic_end: int, end: int) -> bool:
-        """Take the PUBLISH of QoS 1 or 2 in `data[pos:end]`, whose Packet Identifier stands at `topic_end`."""
-        after = topic_end + 2
-        v5 = conn.v5
-        payload_start = after + 1 if v5 else after
-        if payload_start > end or (v5 and data[after]):
+    # ---- PUBLISH ----
+
+    def publish(self, conn: Connection, flow: Flow, data: bytes, pos: int, topic_end: int, end: int) -> int:
+        """Take the PUBLISH of QoS 1 or 2 in `data[pos:end]`, whose Packet Identifier stands at `topic_end`.
+
+        Those like it behind it may be taken too. Gives where the first octet stands that was not taken.
+        """
+        if data[pos] == _PUBLISH_QOS_2:
+            state = conn.session
+            if state is None or state.durable or conn.ack_queue.pubrec.open:
+                return pos
+            if data.startswith(data[pos:topic_end], end):
+                run = run_of_publications(data, pos, topic_end, end, conn.v5)
+                if run.count > 1 and len(state.inbound) + run.count <= conn.receive_max:
+                    self._keep(conn, state, run)
+                    return pos + len(run.frames)
+            return end if self._publish_qos_2(conn, state, flow, data, topic_end, end) else pos
+        route = flow.route
+        if route.durable or conn.ack_queue.puback.open:
+            return pos
+        if not flow.echo and route.targets and data.startswith(data[pos:topic_end], end):
+            run = run_of_publications(data, pos, topic_end, end, conn.v5)
+            if run.count > 1:
+                self._fan_out(conn, flow.topic, route, run, 1)
+                self._counters.packets_received += run.count
+                conn.write(run.acknowledgements(PUBACK))
+                return pos + len(run.frames)
+        return end if self._publish_qos_1(conn, flow, data, pos, topic_end, end) else pos
+
+    @staticmethod
+    def _payload(conn: Connection, data: bytes, topic_end: int, end: int) -> bytes | None:
+        """The Application Message; None where the frame is odd."""
+        start = topic_end + 2
+        if conn.v5:
+            if start >= end or data[start]:
+                return None
+            start += 1
+        return data[start:end] if data[topic_end] or data[topic_end + 1] else None
+
+    def _publish_qos_1(self, conn: Connection, flow: Flow, data: bytes, pos: int, topic_end: int, end: int) -> bool:
+        payload = self._payload(conn, data, topic_end, end)
+        if payload is None:
             return False
         identifier = data[topic_end] << 8 | data[topic_end + 1]
-        if not identifier:
-            return False
-        qos_2 = data[pos] == 0x34
-        if qos_2:
-            return self._publish_qos_2(conn, flow, identifier, data[payload_start:end])
-        acks = conn.ack_queue.puback
-        if acks.open or flow.route.durable:
-            return False
+        message = Message(flow.topic, payload, 1, False, NO_PUBLISH_PROPERTIES, None, conn.client_identifier)
+        self._fan_out_qos_1(flow.route, message, conn.v5, data[pos:topic_end], data[topic_end + 2 : end])
         counters = self._counters
-        message = Message(
-            flow.topic, data[payload_start:end], 1, False, NO_PUBLISH_PROPERTIES, None, conn.client_identifier
-        )
-        self._fan_out_qos_1(flow.route, message, v5, data[pos:topic_end], data[after:end])
         counters.publish_received += 1
         counters.packets_received += 1
-        if flow.route.targets or not v5:
+        if flow.route.targets or not conn.v5:
             conn.write((_PUBACK_FRAME | identifier).to_bytes(4, "big"))
         else:
+            acks = conn.ack_queue.puback
             acks.open.append(identifier)
             acks.fill(identifier, 0x10)  # no matching subscribers
         return True
@@ -98,10 +136,13 @@ class Handshakes:
             elif conn is not None:
                 self._deliver.qos_0(conn, frames, False)
 
-    def _publish_qos_2(self, conn: Connection, flow: Flow, identifier: int, payload: bytes) -> bool:
-        state = conn.session
-        if state is None or state.durable or conn.ack_queue.pubrec.open:
+    def _publish_qos_2(
+        self, conn: Connection, state: SessionState, flow: Flow, data: bytes, topic_end: int, end: int
+    ) -> bool:
+        payload = self._payload(conn, data, topic_end, end)
+        if payload is None:
             return False
+        identifier = data[topic_end] << 8 | data[topic_end + 1]
         inbound = state.inbound
         if identifier not in inbound:
             if len(inbound) >= conn.receive_max:
@@ -111,43 +152,144 @@ class Handshakes:
         conn.write((_PUBREC_FRAME | identifier).to_bytes(4, "big"))
         return True
 
-    def acknowledge(self, conn: Connection, first_octet: int, identifier: int) -> bool:
-        """Take PUBACK, PUBREC, PUBREL or PUBCOMP of success."""
-        state = conn.session
-        if state is None or state.durable:
+    def _keep(self, conn: Connection, state: SessionState, run: PublishRun) -> None:
+        """Receive a run of QoS 2: each frame waits as it is for its PUBREL."""
+        received = run.acknowledgements(PUBREC)
+        inbound = state.inbound
+        for identifier, frame in zip(run_of_acknowledgements(received, 0), run.split(), strict=True):
+            if identifier not in inbound:
+                inbound[identifier] = frame
+        self._counters.packets_received += run.count
+        conn.write(received)
+
+    # ---- to subscribers ----
+
+    def _fan_out(self, conn: Connection, topic: str, route: Route, run: PublishRun, qos: int) -> None:
+        """Offer a run to everybody on a fast route."""
+        self._counters.publish_received += run.count
+        offers: list[tuple[Message, Frames]] = []
+        for target in route.targets:
+            if self._send_run(target, run, qos):
+                continue
+            if not offers:
+                for payload in run.payloads():
+                    message = Message(topic, payload, qos, False, NO_PUBLISH_PROPERTIES, None, conn.client_identifier)
+                    offers.append((message, Frames(message, self._clock.now)))
+            self._offer_each(target, offers, qos)
+
+    def _send_run(self, target: Target, run: PublishRun, qos: int) -> bool:
+        """Send a run as one piece; False, and nothing sent, where this subscriber has to be offered each message."""
+        state = target.session
+        conn = state.connection
+        if conn is None or not conn.plain:
             return False
-        window = state.window
-        if first_octet == PUBACK:
-            if identifier in window.qos_2 or window.published.pop(identifier, None) is None:
+        qos = min(qos, target.qos)
+        form = run.form(conn.v5, qos)
+        count = run.count
+        if not qos:
+            if conn.out_octets + len(form.frames) > conn.out_octets_max:
                 return False
-        elif first_octet == PUBREC:
-            if identifier not in window.qos_2:
-                return False
-            window.qos_2.remove(identifier)
-            del window.published[identifier]
-            window.released[identifier] = None
-            conn.write((_PUBREL_FRAME | identifier).to_bytes(4, "big"))
-        elif first_octet == PUBCOMP:
-            if identifier not in window.released:
-                return False
-            del window.released[identifier]
+            conn.write(form.frames)
         else:
-            return self._release(conn, state, identifier)
-        self._counters.packets_received += 1
+            window = state.window
+            if (
+                state.queue
+                or state.resend
+                or len(window.published) + len(window.released) + count > conn.send_max
+                or conn.out_octets + form.each * (count - 1) >= conn.out_octets_max
+            ):
+                return False
+            first = window.open_run(None, count, qos)
+            if not first:
+                return False
+            conn.write(form.renumbered(first))
+        self._counters.publish_sent += count
         return True
 
-    def _release(self, conn: Connection, state: SessionState, identifier: int) -> bool:
-        publish = state.inbound.get(identifier)
-        if publish is None or publish.retain or publish.properties is not NO_PUBLISH_PROPERTIES:
-            return False
-        route = self._router.route(publish.topic)
-        if route.durable or conn.ack_queue.pubcomp.open:
-            return False
-        del state.inbound[identifier]
-        message = Message(publish.topic, publish.payload, 2, False, NO_PUBLISH_PROPERTIES, None, conn.client_identifier)
+    def _offer_each(self, target: Target, offers: list[tuple[Message, Frames]], qos: int) -> None:
+        state = target.session
+        if target.qos:
+            for message, frames in offers:
+                self._deliver.offer(state, Delivery(message, min(qos, target.qos)), frames, checked=True)
+        elif state.connection is not None:
+            for _, frames in offers:
+                self._deliver.qos_0(state.connection, frames, False)
+
+    # ---- acknowledgements ----
+
+    def acknowledge(self, conn: Connection, data: bytes, pos: int) -> int:
+        """Take the PUBACK, PUBREC, PUBREL or PUBCOMP of success that stands at `pos`, and those like it behind it.
+
+        Gives where the first octet stands that was not taken.
+        """
+        state = conn.session
+        if state is None or state.durable:
+            return pos
+        identifiers: tuple[int, ...] = (data[pos + 2] << 8 | data[pos + 3],)
+        if data.startswith(data[pos : pos + 2], pos + 4):
+            identifiers = run_of_acknowledgements(data, pos)
+        first_octet = data[pos]
+        if first_octet == PUBREL:
+            count = self._release(conn, state, identifiers)
+            if count:
+                conn.write(acknowledgements(PUBCOMP, data[pos : pos + 4 * count]))
+        else:
+            if first_octet == PUBACK:
+                count = state.window.settle(identifiers)
+            elif first_octet == PUBCOMP:
+                count = state.window.complete(identifiers)
+            else:
+                count = state.window.release(identifiers)
+                if count:
+                    conn.write(acknowledgements(PUBREL, data[pos : pos + 4 * count]))
+            if count:
+                state.pump_due = True
+        self._counters.packets_received += count
+        return pos + 4 * count
+
+    def _release(self, conn: Connection, state: SessionState, identifiers: tuple[int, ...]) -> int:
+        """Fan out what waited for its PUBREL, as much as can be done at once; gives how many get a PUBCOMP."""
+        if conn.ack_queue.pubcomp.open:
+            return 0
+        first = state.inbound.get(identifiers[0])
+        if type(first) is bytes:
+            return self._release_run(conn, state, first, identifiers)
+        if not isinstance(first, Publish) or first.retain or first.properties is not NO_PUBLISH_PROPERTIES:
+            return 0
+        route = self._router.route(first.topic)
+        if route.durable:
+            return 0
+        del state.inbound[identifiers[0]]
+        self._counters.publish_received += 1
+        message = Message(first.topic, first.payload, 2, False, NO_PUBLISH_PROPERTIES, None, conn.client_identifier)
         self._router.fan_out(route, message, Frames(message, self._clock.now))
-        counters = self._counters
-        counters.publish_received += 1
-        counters.packets_received += 1
-        conn.write((_PUBCOMP_FRAME | identifier).to_bytes(4, "big"))
-        return True
+        return 1
+
+    def _release_run(self, conn: Connection, state: SessionState, first: bytes, identifiers: tuple[int, ...]) -> int:
+        """The same where frames wait as they came: as many as have the header of the first."""
+        topic_at = body_start(first, 0)
+        identifier_at = topic_at + 2 + (first[topic_at] << 8 | first[topic_at + 1])
+        topic = first[topic_at + 2 : identifier_at].decode()
+        route = self._router.route(topic)
+        if route.durable:
+            return 0
+        # a client that gets what it publishes gets each message before its PUBCOMP
+        echo = any(target.session is state for target in route.targets)
+        many = route.fast and not echo
+        header = first[:identifier_at]
+        frames: list[bytes] = []
+        for identifier in identifiers if many else identifiers[:1]:
+            frame = state.inbound.get(identifier)
+            if type(frame) is not bytes or not frame.startswith(header):
+                break
+            del state.inbound[identifier]
+            frames.append(frame)
+        run = PublishRun(b"".join(frames), len(first), identifier_at, conn.v5)
+        if many:
+            self._fan_out(conn, topic, route, run, 2)
+        else:
+            self._counters.publish_received += 1
+            payload = run.payloads()[0]
+            message = Message(topic, payload, 2, False, NO_PUBLISH_PROPERTIES, None, conn.client_identifier)
+            self._router.fan_out(route, message, Frames(message, self._clock.now))
+        return len(frames)

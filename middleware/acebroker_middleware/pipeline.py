@@ -95,7 +95,6 @@ class Pipeline:
         run_start = 0
         count = 0
         needed = 0
-        acknowledged = False
         while pos + 2 <= size:
             length = data[pos + 1]
             start = pos + 2
@@ -138,8 +137,9 @@ class Pipeline:
                         if current is not None:
                             self._runs.forward(conn, current, data, run_start, pos, count)
                             current = None
-                        if self._handshakes.publish(conn, flow, data, pos, topic_end, end):
-                            pos = end
+                        taken = self._handshakes.publish(conn, flow, data, pos, topic_end, end)
+                        if taken > pos:
+                            pos = taken
                             continue
                 elif (
                     flow is not None and flow.mode is not FlowMode.PACKETS and end - pos <= flow.route.packet_bytes_max
@@ -169,9 +169,9 @@ class Pipeline:
                 if current is not None:
                     self._runs.forward(conn, current, data, run_start, pos, count)
                     current = None
-                if self._handshakes.acknowledge(conn, first_octet, data[start] << 8 | data[start + 1]):
-                    acknowledged = True
-                    pos = end
+                taken = self._handshakes.acknowledge(conn, data, pos)
+                if taken > pos:
+                    pos = taken
                     continue
             if current is not None:
                 self._runs.forward(conn, current, data, run_start, pos, count)
@@ -197,9 +197,9 @@ class Pipeline:
         try:
             return self.run(conn, batch) if batch else None
         finally:
-            # after the batch: an acknowledgement in it is not for what goes out only now
-            if acknowledged and conn.session is not None:
-                self._deliver.pump_waiting(conn.session)
+            session = conn.session
+            if session is not None and session.pump_due:
+                self._deliver.pump(session)
 
     @staticmethod
     def _failed(conn: Connection, error: MqttError) -> MqttError:
@@ -278,7 +278,8 @@ class Pipeline:
         route = self._router.route(name)
         if mode is FlowMode.FAST and not route.fast:
             mode = FlowMode.PACKETS
-        flow = Flow(name, mode, route, rule)
+        echo = any(target.session is conn.session for target in route.targets)
+        flow = Flow(name, mode, route, rule, echo)
         flows = conn.flows
         if topic not in flows:
             conn.flow_octets += len(topic)

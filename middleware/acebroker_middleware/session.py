@@ -22,8 +22,10 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from acebroker_codec.decoder import decode_publish
 from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.flow import SendingAliases
+from acebroker_codec.frames import body_start
 from acebroker_codec.packets import (
     NO_PUBLISH_PROPERTIES,
     Connack,
@@ -96,7 +98,6 @@ class Session:
                         out.append(packet)
                 elif kind is Puback or kind is Pubrec or kind is Pubcomp:
                     pubrel = self._deliver.acknowledged(self._state(conn), packet, settling.steps)  # type: ignore[arg-type]
-                    settling.acknowledged = True
                     if pubrel is not None:
                         settling.releases.append(pubrel)
                 elif kind is Pubrel:
@@ -115,8 +116,9 @@ class Session:
                 out.append(error)
                 break
         settled = settling.settle(self._round, self._store)
-        if settling.acknowledged and conn.session is not None:
-            self._deliver.pump(conn.session)
+        state = conn.session
+        if state is not None and state.pump_due:
+            self._deliver.pump(state)
         return out if settled is None else then(settled, lambda _: out)
 
     @staticmethod
@@ -150,6 +152,8 @@ class Session:
         if publish is None:
             conn.ack_queue.pubcomp.fill(packet.packet_identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
             return
+        if isinstance(publish, bytes):
+            publish = decode_publish(publish[0], publish, body_start(publish, 0), len(publish), conn.version)
         state.releasing[packet.packet_identifier] = publish
         out.append(publish)  # the router fans it out, forgets it, and fills the PUBCOMP
 

@@ -22,12 +22,11 @@ __all__ = ["Settling", "store_failed", "store_failed_for"]
 class Settling:
     """For one batch of a connection that is attached to `state`. The session stage fills it."""
 
-    __slots__ = ("acknowledged", "conn", "received", "releases", "state", "steps")
+    __slots__ = ("conn", "received", "releases", "state", "steps")
 
     def __init__(self, conn: Connection, state: SessionState | None) -> None:
         self.conn = conn
         self.state = state
-        self.acknowledged = False
         self.steps: list[Settle] = []
         #: Packet Identifiers of QoS 2 publications that came for the first time
         self.received: list[int] = []

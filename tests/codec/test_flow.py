@@ -150,6 +150,76 @@ def test_the_window_agrees_with_its_table(steps: list[tuple[str, int]]) -> None:
         assert window.qos_2 == {identifier for identifier, state in model.items() if state is EntryState.QOS_2}
 
 
+# ---- runs ----
+
+
+@given(st.integers(0, 65_534), st.lists(st.integers(0, 40), max_size=3), st.integers(1, 30), st.sampled_from((1, 2)))
+def test_a_row_of_identifiers_is_what_one_after_the_other_would_be(
+    last: int, used: list[int], count: int, qos: int
+) -> None:
+    """`open_run` gives what `open` gives, or does nothing where those are not in a row."""
+    windows = []
+    for _ in range(2):
+        window: InflightWindow[str] = InflightWindow()
+        window._last = last
+        for ahead in used:  # left over from the last time round
+            identifier = (last + ahead) % 65_535 + 1
+            window.published[identifier] = "old"
+            if ahead % 2:
+                window.released[identifier] = None
+                del window.published[identifier]
+        windows.append(window)
+    one_by_one, at_once = windows
+    identifiers = [one_by_one.open("entry", qos) for _ in range(count)]
+    first = at_once.open_run("entry", count, qos)
+    if identifiers == list(range(identifiers[0], identifiers[0] + count)) and identifiers[0] == last % 65_535 + 1:
+        assert first == identifiers[0]
+        assert at_once.published == one_by_one.published
+        assert list(at_once.published) == list(one_by_one.published)
+        assert at_once.qos_2 == one_by_one.qos_2
+        assert at_once.open("next", 1) == one_by_one.open("next", 1)
+    else:
+        assert first == 0
+        assert "entry" not in at_once.published.values()
+        assert [at_once.open("entry", qos) for _ in range(count)] == identifiers
+
+
+RUNS = {
+    AckInput.PUBACK: (EntryState.QOS_1, InflightWindow.settle),
+    AckInput.PUBREC: (EntryState.QOS_2, InflightWindow.release),
+    AckInput.PUBCOMP: (EntryState.RELEASED, InflightWindow.complete),
+}
+
+
+@pytest.mark.parametrize("ack", RUNS, ids=lambda ack: ack.name)
+@given(
+    states=st.lists(st.sampled_from((EntryState.QOS_1, EntryState.QOS_2, EntryState.RELEASED)), max_size=8),
+    named=st.lists(st.integers(1, 9), max_size=12),
+)
+def test_a_run_of_acknowledgements_is_taken_as_far_as_it_fits(
+    ack: AckInput, states: list[EntryState], named: list[int]
+) -> None:
+    """Up to the first that is not in the state that success takes on: unknown, of the other QoS, named twice."""
+    windows: list[InflightWindow[str]] = [InflightWindow(), InflightWindow()]
+    for window in windows:
+        for state in states:
+            identifier = window.open("entry", 1 if state is EntryState.QOS_1 else 2)
+            if state is EntryState.RELEASED:
+                window.acknowledge(identifier, AckInput.PUBREC)
+    one_by_one, at_once = windows
+    wanted, take = RUNS[ack]
+    count = 0
+    for identifier in named:
+        if one_by_one.state(identifier) is not wanted:
+            break
+        one_by_one.acknowledge(identifier, ack)
+        count += 1
+    assert take(at_once, tuple(named)) == count
+    assert at_once.published == one_by_one.published
+    assert at_once.qos_2 == one_by_one.qos_2
+    assert list(at_once.released) == list(one_by_one.released)
+
+
 # ---- Topic Aliases ----
 
 

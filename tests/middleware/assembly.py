@@ -212,7 +212,7 @@ class Client:
         while packets := self.conn.written():
             got += packets
             if self.conn.session is not None:
-                self.assembly.deliver.pump_waiting(self.conn.session)
+                self.assembly.deliver.pump(self.conn.session)
         if self.ended is None and self.conn.ended is not None:
             self.end(self.conn.ended)
         return got

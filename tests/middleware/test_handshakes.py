@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from acebroker_codec.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe, SubscriptionRequest
+import itertools
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from acebroker_codec.encoder import encode
+from acebroker_codec.errors import ReasonCode
+from acebroker_codec.packets import (
+    Packet,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Subscribe,
+    SubscriptionRequest,
+)
+from acebroker_middleware.state.bounds import Limits
 from tests.middleware.world import Peer, World
 
 
@@ -48,3 +65,88 @@ def test_every_publication_that_was_received_is_answered_as_the_first_was() -> N
         world.send(publisher, Pubrel(1))
         assert publisher.seen == [Pubrec(1), Pubrec(1), Pubrec(1), Pubcomp(1)], f"{flow_cache=}"
         assert [packet.payload for packet in subscriber.seen if isinstance(packet, Publish)] == [b"first"]
+
+
+@pytest.mark.parametrize("flow_cache", [True, False])
+def test_more_than_the_receive_maximum(flow_cache: bool) -> None:
+    """What fits is received; what is too much ends the connection [MQTT-3.3.4-9]."""
+    world = World(flow_cache=flow_cache, limits=Limits(receive_max=5))
+    peer = connected(world, "p")
+    world.send(peer, *(Publish("t", b"m", 2, packet_identifier=number) for number in range(1, 4)))
+    world.send(peer, *(Publish("t", b"m", 2, packet_identifier=number) for number in range(4, 9)))
+    assert peer.seen[:5] == [Pubrec(number) for number in range(1, 6)]
+    assert peer.seen[5:] == [f"ProtocolViolation {ReasonCode.RECEIVE_MAXIMUM_EXCEEDED}"]
+
+
+# ---- runs, cut anywhere ----
+
+
+def played(version: int, cut: Callable[[bytes], Iterable[bytes]]) -> dict[str, bytes]:
+    """QoS 1 and 2 from `p` to subscribers of every version and QoS, each acknowledging; gives what each client got."""
+    world = World()
+    subscribers = {
+        f"{number}-{qos}": connected(world, f"{number}-{qos}", number)
+        for number, qos in itertools.product((4, 5), (0, 1, 2))
+    }
+    subscribers["narrow"] = connected(world, "narrow", 5, receive_maximum=3)
+    subscribers["one by one"] = connected(world, "one by one", 5, maximum_packet_size=1_000)
+    for name, peer in subscribers.items():
+        world.send(peer, Subscribe(1, (SubscriptionRequest("t", int(name[-1]) if name[-1].isdigit() else 2),)))
+    publisher = connected(world, "p", version)
+
+    def send(peer: Peer, *packets: Packet) -> None:
+        for octets in cut(b"".join(encode(packet, peer.version) for packet in packets)):
+            world.feed(peer, octets)
+
+    def acknowledge() -> None:
+        for name, peer in subscribers.items():
+            while any(peer.to_acknowledge.values()):
+                for kind, waiting in peer.to_acknowledge.items():
+                    acks = [kind(number) for number in waiting]
+                    waiting.clear()
+                    # what waits for a narrow window goes out at the end of a read: how it is cut would show
+                    (world.send if name == "narrow" else send)(peer, *acks)
+
+    send(publisher, *(Publish("t", bytes((65 + number,)) * 9, 1, packet_identifier=number) for number in range(1, 6)))
+    acknowledge()
+    send(publisher, *(Publish("t", bytes((75 + number,)) * 9, 2, packet_identifier=number) for number in range(1, 6)))
+    send(publisher, *(Pubrel(number) for number in range(1, 6)))
+    acknowledge()
+    assert len(world.session.sessions["p"].inbound) == 0
+    for state in world.session.sessions.values():
+        assert len(state.window) == 0, state
+    return {name: bytes(peer.received) for name, peer in world.peers.items()}
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_run_cut_at_every_octet_gives_everybody_the_same_octets(version: int) -> None:
+    """Frame by frame, as one run, and as any two runs: the same octets in the same order to every single client."""
+    each = 16 if version == 4 else 17
+
+    def one_by_one(data: bytes) -> Iterable[bytes]:
+        step = 4 if len(data) % each else each
+        return [data[pos : pos + step] for pos in range(0, len(data), step)]
+
+    expected = played(version, one_by_one)
+    assert all(len(octets) > 60 for octets in expected.values())
+    for place in range(5 * each):
+        cut = played(version, lambda data, place=place: (data[:place], data[place:]))
+        assert cut == expected, f"cut at {place}"
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("qos", [1, 2])
+def test_a_client_that_gets_what_it_publishes(version: int, qos: int) -> None:
+    """Its own messages stand before their acknowledgements, whether they came as a run or one by one."""
+    received = []
+    for step in (5, 1):
+        world = World()
+        peer = connected(world, "p", version)
+        world.send(peer, Subscribe(1, (SubscriptionRequest("t", 2),)))
+        publications = [Publish("t", b"m", qos, packet_identifier=number) for number in range(1, 6)]
+        releases = [Pubrel(number) for number in range(1, 6)] if qos == 2 else []
+        for packets in (publications, releases):
+            for start in range(0, len(packets), step):
+                world.send(peer, *packets[start : start + step])
+        received.append(bytes(peer.received))
+    assert received[0] == received[1]

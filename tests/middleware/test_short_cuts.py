@@ -28,12 +28,15 @@ from acebroker_codec.packets import (
     Unsubscribe,
     Will,
 )
+from acebroker_middleware.state.bounds import Limits
 from tests.middleware.world import Peer, World
 
 TOPICS = ("t/0", "t/1", "t/2", "a/topic/name/that/is/worth/an/alias")
 FILTERS = ("t/0", "t/1", "t/2", TOPICS[3], "t/+", "#")
 SHARED = ("$share/g/t/1", "$share/g/#")
 NAMES = ("a", "b", "c", "d")
+#: where clients have roles
+PUBLISHERS = ("a", "b")
 #: fewer than the Receive Maximum, so that the order of checks within a read cannot matter
 UNRELEASED_MAX = 500
 SEEDS = 120
@@ -49,9 +52,14 @@ class Dice:
         self.random = random.Random(seed)
         self.one_of = self.random.choice
         self.topics = self.random.sample(TOPICS, self.random.randint(1, 3))
-        # who of a group is chosen depends on what stands earlier in the same read: members do not publish
-        self.shared = self.often(0.3)
-        self.filters = FILTERS + SHARED if self.shared else FILTERS
+        # who of a group is chosen, and when an out-queue is full, depends on what stands earlier in the same read:
+        # then some clients publish, the others subscribe
+        self.roles = self.often(0.4)
+        self.filters = FILTERS + SHARED if self.roles and self.often(0.7) else FILTERS
+        self.full = self.roles and self.often(0.5)
+        # runs of QoS 0 are dropped whole: no QoS 0 where anything is
+        self.qos_min = 1 if self.full else 0
+        self.limits = Limits(out_queue_bytes_max=self.one_of((500, 3000))) if self.full else Limits()
         self.plain = self.often(0.5)
         self.oddness = self.one_of((0.0, 0.0, 0.05))
         self.versions = self.one_of(((4,), (5,), (3, 4, 5), (4, 5)))
@@ -67,7 +75,7 @@ class Dice:
             "receive_maximum": None,
             "maximum_packet_size": None,
             "topic_alias_maximum": None,
-            "subscriptions": [(self.one_of(FILTERS), self.random.randint(0, 2)) for _ in range(2)],
+            "subscriptions": [(self.one_of(FILTERS), self.random.randint(self.qos_min, 2)) for _ in range(2)],
         }
         if not self.plain:
             profile["clean"] = self.often(0.7)
@@ -82,9 +90,9 @@ class Dice:
 
     def part(self, name: str) -> tuple[Any, ...]:
         """One thing that a client sends."""
+        not_its_role = ("subscribe", "acknowledge", "odd") if name in PUBLISHERS else ("publish", "release", "again")
         part = self.part_of_anybody()
-        members_only = ("subscribe", "acknowledge", "odd")
-        while self.shared and part[0] in (("publish", "release", "again") if name in "cd" else members_only):
+        while self.roles and part[0] in not_its_role:
             part = self.part_of_anybody()
         return part
 
@@ -94,7 +102,7 @@ class Dice:
         match self.random.randrange(20):
             case 0:
                 special = self.one_of(("", "", "no_local", "retain_as_published", "identifier"))
-                return ("subscribe", self.one_of(self.filters), self.random.randint(0, 2), special)
+                return ("subscribe", self.one_of(self.filters), self.random.randint(self.qos_min, 2), special)
             case 1:
                 return ("unsubscribe", self.one_of(self.filters))
             case 2:
@@ -110,7 +118,8 @@ class Dice:
             case _:
                 special = "" if self.often(0.8) else self.one_of(("retain", "properties", "dup"))
                 size = self.one_of((0, 3, 30, 150))
-                return ("publish", self.one_of(self.topics), self.random.randrange(3), self.count(), size, special)
+                qos = self.random.randint(self.qos_min, 2)
+                return ("publish", self.one_of(self.topics), qos, self.count(), size, special)
 
     def step(self) -> tuple[Any, ...]:
         name = self.one_of(NAMES)
@@ -118,7 +127,7 @@ class Dice:
             case 0:
                 return ("lose", name)
             case 1:
-                return ("connect", name)
+                return ("connect", name, self.often(0.5))
             case 2:
                 return ("stall", name)
             case 3 | 4:
@@ -243,12 +252,14 @@ def octets(peer: Peer, serial: Iterator[int], part: Any) -> bytes:
             return odd(peer, part)
 
 
-def play(world: World, clients: dict[str, dict[str, Any]], script: list[Any]) -> Iterator[Any]:
+def play(world: World, clients: dict[str, dict[str, Any]], script: list[Any], roles: bool) -> Iterator[Any]:
     """Do each step in one world."""
     serial = iter(range(1_000_000))
     for name, profile in clients.items():
         peer = world.peer(name, profile["version"])
         connect(world, peer, profile)
+        if roles and name in PUBLISHERS:
+            continue
         requests = tuple(SubscriptionRequest(topic_filter, qos) for topic_filter, qos in profile["subscriptions"])
         world.send(peer, Subscribe(peer.next_identifier(), requests))
     yield None
@@ -262,8 +273,10 @@ def play(world: World, clients: dict[str, dict[str, Any]], script: list[Any]) ->
                 places = sorted({0, len(data), *(int(cut * len(data)) for cut in cuts)})
                 for begin, end in itertools.pairwise(places):
                     world.feed(peer, data[begin:end])
-            case ("connect", name):
-                connect(world, world.peers[name], clients[name])
+            case ("connect", name, to_the_end):
+                # the session may end with this connection, whatever it was before
+                expiry = None if to_the_end else clients[name]["session_expiry_interval"]
+                connect(world, world.peers[name], {**clients[name], "session_expiry_interval": expiry})
             case ("lose", name):
                 world.lose(world.peers[name])
             case ("stall", name):
@@ -300,16 +313,20 @@ def test_every_client_gets_the_same_packets(seed: int) -> None:
     dice = Dice(seed)
     clients = {name: dice.profile() for name in NAMES}
     script = [dice.step() for _ in range(STEPS)]
-    short, long = World(flow_cache=True), World(flow_cache=False)
-    for step, _ in zip(play(short, clients, script), play(long, clients, script), strict=True):
+    short, long = World(flow_cache=True, limits=dice.limits), World(flow_cache=False, limits=dice.limits)
+    plays = (play(world, clients, script, dice.roles) for world in (short, long))
+    for step, _ in zip(*plays, strict=True):
         for name in NAMES:
             assert got(short.peers[name]) == got(long.peers[name]), (step, name)
     compare_sessions(short, long)
+    unreleased = {name: list(peer.unreleased) for name, peer in short.peers.items()}
     # what the stores have is what a broker would begin with after a crash
     short, long = World(flow_cache=True, store=short.store), World(flow_cache=False, store=long.store)
     for world in (short, long):
         for name, profile in clients.items():
-            connect(world, world.peer(name, profile["version"]), {**profile, "clean": False})
+            peer = world.peer(name, profile["version"])
+            connect(world, peer, {**profile, "clean": False})
+            world.send(peer, *(Pubrel(identifier) for identifier in unreleased[name]))
     for name in NAMES:
         assert got(short.peers[name]) == got(long.peers[name]), name
 

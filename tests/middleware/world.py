@@ -138,7 +138,6 @@ class Peer:
         return self.packet_identifier
 
     def connected(self) -> None:
-        self.takes = True
         for waiting in self.to_acknowledge.values():
             waiting.clear()
         self.to_release.clear()
@@ -240,6 +239,7 @@ class World:
         if conn.closed:
             return
         self.session.lost(conn, CloseReason(error))
+        self.delivery.flush()
         conn.closed = True
         conn.transmit = len
         conn.out.clear()

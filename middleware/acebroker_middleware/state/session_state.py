@@ -39,10 +39,11 @@ class PendingWill:
 class SessionState:
     """One session. Owned by `session.Session`; the router reads it, the deliver direction fills it.
 
-    `connection` is the connection it is attached to, None while the client is away. `inbound` holds
-    QoS 2 publications between PUBLISH and PUBREL by Packet Identifier, `releasing` those between PUBREL and
-    their fan-out, and `inbound_since` when those of them arrived that expire. `queue` are deliveries of
-    QoS 1 and 2 that wait for the window, oldest first.
+    `connection` is the connection it is attached to, None while the client is away. `window` holds what was sent
+    and may have to be sent again: None for what went out in runs, where nothing is (`handshakes`). `inbound` holds
+    QoS 2 publications between PUBLISH and PUBREL by Packet Identifier (some as the frame that came), `releasing`
+    those between PUBREL and their fan-out, and `inbound_since` when those of them arrived that expire. `queue` are
+    deliveries of QoS 1 and 2 that wait for the window, oldest first.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class SessionState:
         "identity",
         "inbound",
         "inbound_since",
+        "pump_due",
         "queue",
         "queued_octets",
         "releasing",
@@ -79,8 +81,8 @@ class SessionState:
         self.durable = False
         self.subscriptions: dict[str, Subscription] = {}
         self.groups: dict[str, SharedGroup[SessionState]] = {}
-        self.window: InflightWindow[Delivery] = InflightWindow()
-        self.inbound: dict[int, Publish] = {}
+        self.window: InflightWindow[Delivery | None] = InflightWindow()
+        self.inbound: dict[int, Publish | bytes] = {}
         self.inbound_since: dict[int, float] = {}
         self.releasing: dict[int, Publish] = {}
         self.queue: deque[Delivery] = deque()
@@ -89,6 +91,8 @@ class SessionState:
         self.resend: deque[int] = deque()
         #: retained messages that subscriptions still have to get, the next first; None for none
         self.retained_waiting: deque[Replay] | None = None
+        #: acknowledgements made room in the window: what waits goes when those of the same read behind them are taken
+        self.pump_due = False
         self.dropped = 0
         self.will: PendingWill | None = None
 
