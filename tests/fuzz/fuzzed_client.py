@@ -1,0 +1,133 @@
+"""FuzzedClient: one connection that sends any octets, and judges what the broker makes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trio.testing import wait_all_tasks_blocked
+
+from acebroker_codec import packets as p
+from acebroker_codec.decoder import Decoder
+from acebroker_codec.encoder import encode
+from tests.codec import naive_decoder
+from trio_acebroker.transports.memory import MemoryClient
+
+__all__ = ["FuzzedClient"]
+
+#: octets that one client sends: so many fit into its pipe, and the model reads them in time
+SENT_BYTES_MAX = 20_000
+#: octets that wait for a client whose connection is narrow
+_NARROW_BYTES = 256
+#: shorter than any DISCONNECT or refusing CONNACK: nothing can be said to a client that takes no more
+_PACKET_BYTES_MIN = 8
+#: what a DISCONNECT of the broker may say here: never 0x80 or 0x83, which are our own failures
+_REASONS = {0x81, 0x82, 0x87, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x97}
+
+
+class FuzzedClient:
+    """Owns its end of a connection in memory. Never waits: what the broker does not take is kept back."""
+
+    def __init__(self, stream: MemoryClient, *, narrow: bool = False) -> None:
+        self._stream = stream
+        #: then the broker may give up before its last words were read
+        self._narrow = narrow
+        if narrow:
+            stream._in.size = _NARROW_BYTES
+        self._sent = bytearray()
+        self._received = bytearray()
+        self._cut = False
+        #: by the broker
+        self._closed = False
+        #: the broker has not seen all that was sent
+        self._unseen = False
+
+    def send(self, octets: bytes) -> None:
+        """Send as much as fits."""
+        octets = octets[: SENT_BYTES_MAX - len(self._sent)]
+        pipe = self._stream._out
+        if octets and not self._cut and not pipe.closed:
+            self._sent += octets[: pipe.put(octets)]
+
+    def read(self, *, acknowledge: bool = False) -> None:
+        """Take what has come; `acknowledge` answers it as the standard wants it."""
+        pipe = self._stream._in
+        octets = pipe.take(len(pipe.buffer))
+        self._received += octets
+        self._closed = self._closed or (pipe.closed and not self._cut)
+        if acknowledge and octets and (version := self._version()) is not None:
+            for packet in Decoder(version=version, role="client").feed(octets):
+                self._answer(packet, version)
+
+    def _answer(self, packet: Any, version: p.ProtocolVersion) -> None:
+        match packet:
+            case p.Publish(qos=1):
+                self.send(encode(p.Puback(packet.packet_identifier), version))
+            case p.Publish(qos=2):
+                self.send(encode(p.Pubrec(packet.packet_identifier), version))
+            case p.Pubrec() if packet.reason_code < 0x80:
+                self.send(encode(p.Pubrel(packet.packet_identifier), version))
+            case p.Pubrel():
+                self.send(encode(p.Pubcomp(packet.packet_identifier), version))
+
+    async def cut(self) -> None:
+        """End the connection as a network does."""
+        self.read()
+        self._unseen = bool(self._stream._out.buffer)
+        self._cut = True
+        await self._stream.aclose()
+
+    def _connect(self) -> dict[str, Any] | None:
+        try:
+            fields, _ = naive_decoder.decode_first(bytes(self._sent), 5, "client")
+        except (naive_decoder.Refused, naive_decoder.Incomplete):
+            return None
+        return fields if fields["type"] == "connect" else None
+
+    def _version(self) -> p.ProtocolVersion | None:
+        connect = self._connect()
+        return None if connect is None else p.ProtocolVersion(connect["version"])
+
+    async def end(self) -> None:
+        """Cut the connection if it is still there, and judge."""
+        if not self._cut:
+            while self._stream._in.buffer:
+                self.read()
+                await wait_all_tasks_blocked()
+            await self.cut()
+        connect = self._connect()
+        if connect is None:
+            # not MQTT of any version, or not yet: what can be said is a CONNACK of MQTT 3, and that it is over
+            assert bytes(self._received) in (b"", b"\x20\x02\x00\x01"), f"answered {self._received.hex()}"
+            refused = self._verdict(4) == "refused"
+            assert self._closed or self._unseen or not refused, "what is no CONNECT was let pass"
+            return
+        version = connect["version"]
+        answers, verdict = naive_decoder.decode_stream(bytes(self._received), version, "server")
+        assert verdict == "done" or (verdict == "incomplete" and (self._narrow or not self._closed)), (
+            f"sent to the client: {verdict} after {answers[-1:]}"
+        )
+        self._judge(connect, answers)
+
+    def _verdict(self, version: int) -> str:
+        return naive_decoder.decode_stream(bytes(self._sent), version, "client")[1]
+
+    def _judge(self, connect: dict[str, Any], answers: list[dict[str, Any]]) -> None:
+        said = [each["type"] for each in answers]
+        assert not said or said[0] == "connack", f"the first answer is {said[0]}"
+        assert said.count("connack") <= 1, "two CONNACK"
+        assert "disconnect" not in said[:-1], "something was sent after DISCONNECT"
+        version = connect["version"]
+        sent, verdict = naive_decoder.decode_stream(bytes(self._sent), version, "client")
+        if not self._closed:
+            assert self._unseen or verdict != "refused", "what the standard forbids was let pass"
+            return
+        if version != 5 or self._narrow or connect["properties"].get("maximum_packet_size", 100) < _PACKET_BYTES_MIN:
+            return
+        if any(packet["type"] == "disconnect" for packet in sent):
+            return  # it said goodbye itself, or nearly
+        if said and answers[0]["reason_code"] == 0:
+            last = answers[-1]
+            assert last["type"] == "disconnect", f"the end was not told; the last word was {last}"
+            assert last["reason_code"] in _REASONS, f"the reason was {last['reason_code']:#04x}"
+        else:
+            assert said == ["connack"] or not said, f"refused with {answers}"
