@@ -38,9 +38,13 @@ __all__ = [
     "Log",
     "StageConfig",
     "SysTopics",
+    "Tls",
     "address_text",
     "loopback_listeners",
 ]
+
+#: keys of a listener's `tls` that name files
+TLS_FILES: Final = ("certificate", "key", "client_ca", "client_crl")
 
 #: the `pump` shell needs epoll
 PUMP_POSSIBLE: Final = hasattr(select, "epoll")
@@ -87,6 +91,25 @@ def address_text(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TLS on one listener: versions 1.2 and 1.3, ALPN `mqtt`. The files are PEM, and loaded again when they change."""
+
+    #: our certificate, and behind it those between it and the root
+    certificate: str
+    #: its private key
+    key: str
+    #: CAs whose client certificates are taken
+    client_ca: str | None = None
+    #: CRLs of these CAs: then a certificate without a valid one of its CA is refused
+    client_crl: str | None = None
+    #: must a client show a certificate, where `client_ca` is set?
+    client_certificate: Literal["optional", "required"] = "optional"
+
+    def __post_init__(self) -> None:
+        if self.client_ca is None and (self.client_crl is not None or self.client_certificate == "required"):
+            raise ConfigError("client certificates are checked against client_ca, which is not set")
+
+
 class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One address to listen on, with settings of its own."""
 
@@ -105,12 +128,16 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: how sockets are read: `raw` is one task per connection, `pump` one task with an epoll of its own for all
     #: (Linux only); `auto` takes `pump` where it can
     shell: Literal["auto", "raw", "pump"] = "auto"
+    #: with this table, TLS is spoken here, and nothing else
+    tls: Tls | None = None
 
     def __post_init__(self) -> None:
         if not self.host or self.host != self.host.strip("[]* \t"):
             raise ConfigError(f"host {self.host!r} is no address; every interface is 0.0.0.0 (IPv4) or :: (IPv6)")
         if not self.protocol_versions:
             raise ConfigError("protocol_versions is empty: no client could connect")
+        if self.shell == "pump" and self.tls is not None:
+            raise ConfigError("TLS is read by the raw shell: leave shell out, or say raw")
         if self.shell == "pump" and not PUMP_POSSIBLE:
             raise ConfigError("shell pump needs epoll, which this platform has not; auto takes what there is")
 
@@ -118,7 +145,7 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def shell_name(self) -> Literal["raw", "pump"]:
         """The shell that serves it."""
         if self.shell == "auto":
-            return "pump" if PUMP_POSSIBLE else "raw"
+            return "pump" if PUMP_POSSIBLE and self.tls is None else "raw"
         return self.shell
 
     @property
@@ -278,6 +305,11 @@ class BrokerConfig(
             named = tables.get(table)
             if isinstance(named, dict) and isinstance(named.get(key), str):
                 named[key] = str(Path(source).parent / named[key])
+        for entry in tables.get("listener") or ():
+            tls: Any = entry.get("tls") if isinstance(entry, dict) else None
+            for key in TLS_FILES if isinstance(tls, dict) else ():
+                if isinstance(tls.get(key), str):
+                    tls[key] = str(Path(source).parent / tls[key])
         # a file that does not say who may connect lets nobody in; without a file, loopback is let in
         authentication = tables.setdefault("authentication", {})
         origins = change_by_environment(tables, cls, environ or {})

@@ -32,7 +32,7 @@ from acebroker_middleware.errors import NotAuthorized
 from acebroker_middleware.flows import Flow
 from acebroker_middleware.observe import Counters
 from acebroker_middleware.state.bounds import Limits
-from acebroker_middleware.state.ports import Authority, Clock, Decision, Identity
+from acebroker_middleware.state.ports import Authority, Clock, Decision, Identity, TlsSession
 
 if TYPE_CHECKING:
     from acebroker_middleware.state.session_state import SessionState
@@ -145,6 +145,7 @@ class Connection:
         "started",
         "subscribe_refusals",
         "tail",
+        "tls",
         "transmit",
         "v5",
         "version",
@@ -171,6 +172,8 @@ class Connection:
         self.connection_type = connection_type
         self.anonymous_allowed = anonymous_allowed
         self.protocol_versions = protocol_versions
+        #: the TLS session below, None without TLS
+        self.tls: TlsSession | None = None
         #: what a refused PUBLISH of MQTT 3 leads to
         self.denied_publish = denied_publish
         #: end this connection with an error, from outside its own batch

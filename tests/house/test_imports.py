@@ -22,11 +22,13 @@ RIGHTS = {
     "acebroker_ace": {"acebroker_ace", "acebroker_codec", "cbor2", "cryptography", "joserfc", "msgspec"},
     "acebroker_middleware": {"acebroker_ace", "acebroker_codec", "acebroker_middleware", "argon2", "msgspec"},
     "trio_acebroker": {
+        "OpenSSL",
         "acebroker_ace",
         "acebroker_codec",
         "acebroker_middleware",
         "argon2",
         "click",
+        "cryptography",
         "msgspec",
         "structlog",
         "trio",
@@ -34,7 +36,7 @@ RIGHTS = {
     },
 }
 #: packages that a distribution provides under another name
-DISTRIBUTIONS = {"argon2": "argon2-cffi"}
+DISTRIBUTIONS = {"OpenSSL": "pyOpenSSL", "argon2": "argon2-cffi"}
 
 #: below broker/: no I/O, no clock, no randomness, no concurrency
 PURE = {"acebroker_codec", "acebroker_ace", "acebroker_middleware"}

@@ -1,4 +1,4 @@
-"""`trio-acebroker serve`: run a broker until SIGINT or SIGTERM.
+"""`trio-acebroker serve`: run a broker until SIGINT or SIGTERM; SIGHUP loads certificates again.
 
 Says at its start what listens, open to whom and why, which stages packets pass, and which limits are
 not the default ones. Ends in order: listeners close, clients are told, what is queued leaves within the
@@ -70,13 +70,17 @@ async def run(broker: Broker, config: BrokerConfig) -> None:
     """Serve until a signal comes."""
     import trio
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             announce(config, broker, await nursery.start(broker.serve))
             gc.collect()
             gc.set_threshold(*GC_THRESHOLDS)
             gc.freeze()  # what start-up made stays: the collector need not look at it again
             async for number in signals:
+                if number == signal.SIGHUP:
+                    logger.info("loading certificates again")
+                    broker.reload_certificates()
+                    continue
                 logger.info("stopping: %s", signal.Signals(number).name)
                 nursery.cancel_scope.cancel()
     logger.info("stopped")

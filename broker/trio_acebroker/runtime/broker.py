@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib import metadata
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import trio
 
@@ -44,6 +44,7 @@ from trio_acebroker.runtime.shells.pump import PumpShell
 from trio_acebroker.runtime.shells.raw import RawShell
 from trio_acebroker.runtime.sys_topics import publish_sys_topics
 from trio_acebroker.runtime.timers import CoarseClock, Wheel
+from trio_acebroker.runtime.tls_identity import TlsIdentity
 from trio_acebroker.server import Placed, compose
 from trio_acebroker.storage.memory import MemoryStore
 from trio_acebroker.transports.base import ByteStream
@@ -60,6 +61,8 @@ SWEEP_SESSIONS_MAX: Final = 1_000
 SUBSCRIPTION_MESSAGES_MAX: Final = 10_000
 #: connections that have ended and wait, at most a second, for their client to read why
 LINGERING_MAX: Final = 1_000
+#: how often the files of certificates are looked at
+CERTIFICATES_SECONDS: Final = 10.0
 #: how long accepting rests when the process has no room for another socket
 EXHAUSTED_SECONDS: Final = 0.5
 
@@ -90,6 +93,16 @@ class MessageStream:
     async def receive(self) -> Message:
         """The next message; raises trio.EndOfChannel at the end."""
         return await self._receive.receive()
+
+
+class Door(NamedTuple):
+    """What a listener means for each connection that comes in by it, computed once."""
+
+    listener: Listener
+    label: str
+    shell: Shell
+    make: Callable[..., Connection]
+    identity: TlsIdentity | None
 
 
 class Broker:
@@ -123,6 +136,8 @@ class Broker:
         self.router = parts.router
         self.pressure = BackPressure(self._round, self.timers)
         self.delivery = Delivery(self._round, parts.deliver, self.pressure)
+        self._tls = {listener: TlsIdentity(listener.tls) for listener in self.config.listeners if listener.tls}
+        self.handshakes = trio.CapacityLimiter(self.config.limits.handshakes_max)
         self._raw = RawShell(self)
         self._pump: PumpShell | None = None
         self.lifecycle = tuple(
@@ -179,6 +194,18 @@ class Broker:
                     self._stopping = True
                     finished.set()
 
+    def reload_certificates(self, *, only_if_changed: bool = False) -> int:
+        """Load the files of every TLS listener again; gives how many listeners use new ones now.
+
+        Connections that are open keep theirs. Files that cannot be used are logged, and what was loaded stays.
+        """
+        return sum(identity.reload(only_if_changed=only_if_changed) for identity in self._tls.values())
+
+    async def _watch_certificates(self) -> None:
+        while True:
+            await trio.sleep(CERTIFICATES_SECONDS)
+            self.reload_certificates(only_if_changed=True)
+
     def _open_listeners(self) -> list[tuple[Listener, TcpListener]]:
         opened: list[tuple[Listener, TcpListener]] = []
         try:
@@ -223,6 +250,8 @@ class Broker:
                     timers.start_soon(self.timers.run)
                     if self._pump is not None:
                         timers.start_soon(self._pump.run)
+                    if self._tls:
+                        timers.start_soon(self._watch_certificates)
                     interval = self.config.sys_topics.interval_seconds
                     if interval:
                         timers.start_soon(publish_sys_topics, self, _version(), interval)
@@ -247,6 +276,7 @@ class Broker:
             protocol_versions=frozenset(listener.protocol_versions),
             denied_publish=DeniedPublish(self.config.authorization.denied_publish_v3),
         )
+        door = Door(listener, label, shell, make, self._tls.get(listener))
         allowance, stamped = float(limits.accept_rate_max), trio.current_time()
         while True:
             await tcp.wait()
@@ -260,15 +290,15 @@ class Broker:
             try:
                 for stream in tcp.accept():
                     allowance -= 1
-                    self._admit(listener, shell, make, stream)
+                    self._admit(door, stream)
             except OSError as error:
                 logger.error("cannot accept on %s: %s", label, error)
                 await trio.sleep(EXHAUSTED_SECONDS)
 
-    def _admit(self, listener: Listener, shell: Shell, make: Callable[..., Connection], stream: TcpStream) -> None:
+    def _admit(self, door: Door, stream: TcpStream) -> None:
         """Start serving an accepted connection, or close it at once where a limit says so."""
         limits = self.config.limits
-        label = listener.label
+        listener, label = door.listener, door.label
         rule = ""
         if len(self.connections) >= limits.connections_max:
             rule = "limit: connections"
@@ -283,7 +313,8 @@ class Broker:
             self.counters.denials[rule] += 1
             stream.close()
             return
-        self._start(shell, stream, make(peer=stream.peer))
+        served = stream if door.identity is None else door.identity.stream(stream)
+        self._start(door.shell, served, door.make(peer=stream.peer))
 
     def _start(self, shell: Shell, stream: ByteStream, conn: Connection) -> None:
         task = ConnectionTask(self, shell, stream, conn)

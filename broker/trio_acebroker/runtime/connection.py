@@ -40,6 +40,7 @@ from acebroker_middleware.errors import ClientDisconnected, KeepAliveTimeout, Se
 from acebroker_middleware.hand_offs import stage_guarded
 from acebroker_middleware.state.ports import Fenced, Timer, Unavailable
 from trio_acebroker.transports.base import ByteStream
+from trio_acebroker.transports.tls import TlsError, TlsStream
 
 if TYPE_CHECKING:
     from trio_acebroker.runtime.broker import Broker
@@ -190,6 +191,19 @@ class ConnectionTask:
         if self._error is not None:
             self._error.__traceback__ = None  # whose frames hold the error, and this
             self._error = None
+
+    async def establish(self) -> None:
+        """Make the stream ready, TLS with others in turn. Raises OSError when that fails."""
+        stream = self.stream
+        if isinstance(stream, TlsStream):
+            try:
+                async with self.broker.handshakes:
+                    await stream.establish()
+            except TlsError as error:
+                self.broker.counters.denials["tls: handshake"] += 1
+                logger.info("TLS handshake failed: %s", error, extra=self._who())
+                raise
+            self.conn.tls = stream.tls
 
     async def take(self, pending: Awaitable[None]) -> None:
         """Await a hand-off within its deadline."""

@@ -25,6 +25,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unauthenticated_max: int = 10_000
     #: accepted connections per second and listener; beyond it accepting waits
     accept_rate_max: int = 20_000
+    #: TLS handshakes at one time; more wait, within the time of `connect_timeout_seconds`
+    handshakes_max: int = 64
     #: from accept to a complete CONNECT and its CONNACK; then closed
     connect_timeout_seconds: float = 10.0
 

@@ -31,6 +31,7 @@ __all__ = [
     "Stored",
     "Timer",
     "Timers",
+    "TlsSession",
     "Unavailable",
 ]
 
@@ -63,6 +64,29 @@ class Timers(Protocol):
 
     def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
         """Call `callback` once, not before `deadline` on `Clock.now`."""
+        ...
+
+
+class TlsSession(Protocol):
+    """What a TLS session proves about the other side, and binds proofs to. Complete handshakes only."""
+
+    @property
+    def version(self) -> str:
+        """`TLSv1.2` or `TLSv1.3`."""
+        ...
+
+    @property
+    def peer_certificate_sha256(self) -> bytes | None:
+        """SHA-256 of the verified certificate of the other side (`x5t#S256`), None without one."""
+        ...
+
+    @property
+    def peer_public_key(self) -> bytes | None:
+        """SubjectPublicKeyInfo, DER, of the key that the other side has proven to hold; None without one."""
+        ...
+
+    def export(self, label: bytes, length: int, context: bytes | None) -> bytes:
+        """Keying material of `length` octets (RFC 5705; RFC 8446, 7.5); None is no context."""
         ...
 
 

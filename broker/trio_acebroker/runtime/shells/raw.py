@@ -47,6 +47,7 @@ class RawShell:
         stamp = broker.clock.stamp
         counters = broker.counters
         pressure = broker.pressure
+        await task.establish()
         while True:
             if conn.out_octets > conn.out_octets_max:
                 await self._drained(task)
