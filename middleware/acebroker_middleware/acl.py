@@ -41,6 +41,8 @@ __all__ = ["AclAuthority", "AclError", "AclRules", "DenyAll", "OpenAuthority"]
 
 _NO_RULE: Final = "no rule"
 _NO_LIST: Final = "no access control list"
+_OPEN: Final = Decision(True, _NO_LIST)
+_CLOSED: Final = Decision(False, _NO_LIST)
 _ACCESS: Final = frozenset({"read", "write", "readwrite", "deny"})
 #: up to this many filters a list is smaller than a tree, and about as fast
 _LIST_MAX: Final = 8
@@ -272,15 +274,15 @@ class OpenAuthority:
 
     def permits_publish(self, topic: str) -> Decision:
         """May anybody publish to the Topic Name?"""
-        return Decision(not topic.startswith("$"), _NO_LIST)
+        return _CLOSED if topic.startswith("$") else _OPEN
 
     def permits_subscribe(self, topic_filter: str) -> Decision:
         """May anybody subscribe to the filter? `#` and `+` select no `$`-topic [MQTT-4.7.2-1]."""
-        return Decision(not topic_filter.startswith("$"), _NO_LIST)
+        return _CLOSED if topic_filter.startswith("$") else _OPEN
 
     def permits_receive(self, topic: str) -> Decision:
         """May a message on the Topic Name be delivered to anybody?"""
-        return Decision(not topic.startswith("$"), _NO_LIST)
+        return _CLOSED if topic.startswith("$") else _OPEN
 
 
 class DenyAll:

@@ -7,6 +7,8 @@ not examined again: rights count at first receipt.
 
 from __future__ import annotations
 
+from typing import Final
+
 from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.packets import Connect, PacketType, Publish, Subscribe
 from acebroker_codec.topics import SharedSubscription
@@ -17,7 +19,10 @@ from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.message import Message
 from acebroker_middleware.state.ports import Authority, Decision
 
-__all__ = ["Authz"]
+__all__ = ["DECISION_OVERHEAD_BYTES", "Authz"]
+
+#: what one remembered decision costs beside its topic, for the octet limit
+DECISION_OVERHEAD_BYTES: Final = 256
 
 
 class Authz:
@@ -62,8 +67,14 @@ class Authz:
         decision = conn.decisions.get(topic)
         if decision is None:
             decision = _authority(conn).permits_publish(topic)
-            if len(conn.decisions) >= self._limits.flows_per_connection_max:
+            limits = self._limits
+            conn.decision_octets += len(topic) + DECISION_OVERHEAD_BYTES
+            if (
+                len(conn.decisions) >= limits.flows_per_connection_max
+                or conn.decision_octets > limits.flow_bytes_per_connection_max
+            ):
                 conn.decisions.clear()
+                conn.decision_octets = len(topic) + DECISION_OVERHEAD_BYTES
             conn.decisions[topic] = decision
         return decision
 

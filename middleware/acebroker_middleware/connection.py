@@ -113,6 +113,7 @@ class Connection:
         "closed",
         "connected",
         "connection_type",
+        "decision_octets",
         "decisions",
         "denied_publish",
         "dirty",
@@ -122,6 +123,7 @@ class Connection:
         "failed",
         "flow_octets",
         "flows",
+        "flows_before",
         "identity",
         "keep_alive",
         "last_received",
@@ -209,6 +211,7 @@ class Connection:
         # by authz
         #: Topic Name -> its decision for PUBLISH, bounded like the flows
         self.decisions: dict[str, Decision] = {}
+        self.decision_octets = 0
         #: Packet Identifier of a SUBSCRIBE -> index of a filter -> reason code that refused it
         self.subscribe_refusals: dict[int, dict[int, int]] = {}
 
@@ -235,7 +238,10 @@ class Connection:
         self.dropped = 0
 
         # by the flow cache
+        #: topic -> what was decided about it, and the same of those met longer ago
         self.flows: dict[bytes, Flow] = {}
+        self.flows_before: dict[bytes, Flow] = {}
+        #: octets of `flows`
         self.flow_octets = 0
 
         #: for plugins: by the stage's name
@@ -271,8 +277,10 @@ class Connection:
     def forget_flows(self) -> None:
         """Everything decided for this connection is void (its rights changed)."""
         self.flows.clear()
+        self.flows_before.clear()
         self.flow_octets = 0
         self.decisions.clear()
+        self.decision_octets = 0
 
     def received_before(self, packet: Publish) -> bool:
         """Whether this is a QoS 2 PUBLISH sent again: judged, and answered, at first receipt [MQTT-4.3.3-10]."""

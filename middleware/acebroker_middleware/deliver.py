@@ -74,7 +74,8 @@ class Deliver:
         if plan is None:
             return Verdict.INSPECT
         try:
-            return Verdict(plan(conn, key))
+            verdict = plan(conn, key)
+            return verdict if type(verdict) is Verdict else Verdict(verdict)
         except Exception as error:
             self._failed(stage, conn, error)
             return None

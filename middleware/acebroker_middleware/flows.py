@@ -15,7 +15,7 @@ A run is a row of QoS 0 PUBLISH frames of one flow in the input; a fast route fo
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -100,13 +100,14 @@ class Route:
 
     def __init__(self, version: int) -> None:
         self.version = version
-        self.targets: list[Target] = []
-        self.groups: list[SharedGroup[SessionState]] = []
-        self.local: list[LocalSubscriber] = []
+        # there are many Routes, and most have one target: what is empty costs nothing
+        self.targets: Sequence[Target] = ()
+        self.groups: Sequence[SharedGroup[SessionState]] = ()
+        self.local: Sequence[LocalSubscriber] = ()
         self.fast = True
         self.durable = False
-        self.fast_3: list[SessionState] = []
-        self.fast_5: list[SessionState] = []
+        self.fast_3: Sequence[SessionState] = ()
+        self.fast_5: Sequence[SessionState] = ()
         self.packet_bytes_max = UNBOUNDED
 
 

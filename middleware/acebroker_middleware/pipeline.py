@@ -11,8 +11,7 @@ runtime reads nothing more from that client before it is done.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from acebroker_codec.errors import MqttError
 from acebroker_codec.frames import frame_extent
@@ -29,7 +28,10 @@ from acebroker_middleware.runs import Runs
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.ports import Maybe
 
-__all__ = ["Pipeline"]
+__all__ = ["FLOW_OVERHEAD_BYTES", "Pipeline"]
+
+#: what one remembered flow costs beside its topic, for the octet limit
+FLOW_OVERHEAD_BYTES: Final = 256
 
 
 _ACK_TYPES = frozenset((PacketType.PUBACK, PacketType.PUBREC, PacketType.PUBREL, PacketType.PUBCOMP))
@@ -59,6 +61,7 @@ class Pipeline:
         self._chain = self.stages[1:]
         self._builtin = frozenset(("authn", "authz", "session", "router"))
         self._flow_stages = tuple(s for s in self._chain if PacketType.PUBLISH in s.wants)
+        self._plans = tuple((s, getattr(s, "plan", None)) for s in self._flow_stages)
         self._runs = Runs(round_, tuple(s for s in self._flow_stages if hasattr(s, "on_run")))
         self._flow_cache = flow_cache
         plugins = [s for s in self._chain if s.name not in self._builtin]
@@ -248,6 +251,31 @@ class Pipeline:
     # ---- flows ----
 
     def _flow(self, conn: Connection, topic: bytes) -> Flow | None:
+        """The flow of a topic that is not among `conn.flows`, or stale there; None as `_decide` gives it.
+
+        Flows are kept in two generations: when the younger one is full, it becomes the elder one, and what was in that
+        is forgotten, unless it was met in the meantime and has moved to the younger one.
+        """
+        flow = conn.flows_before.pop(topic, None)
+        if flow is None or flow.route.version != self._epoch.routes:
+            flow = self._decide(conn, topic)
+            if flow is None:
+                return None
+        flows = conn.flows
+        if topic not in flows:
+            limits = self._limits
+            conn.flow_octets += len(topic) + FLOW_OVERHEAD_BYTES
+            if (
+                len(flows) >= limits.flows_per_connection_max // 2
+                or conn.flow_octets > limits.flow_bytes_per_connection_max // 2
+            ):
+                conn.flows_before = flows.copy() if limits.flows_per_connection_max > 1 else {}
+                flows.clear()  # the same dict: `_scan` holds it
+                conn.flow_octets = len(topic) + FLOW_OVERHEAD_BYTES
+        flows[topic] = flow
+        return flow
+
+    def _decide(self, conn: Connection, topic: bytes) -> Flow | None:
         """Decide a flow by asking every stage; None where the packet path has to find out what is wrong."""
         try:
             name = topic.decode()
@@ -260,10 +288,12 @@ class Pipeline:
         mode = FlowMode.FAST
         key = FlowKey(name)
         rule = ""
-        for stage in self._flow_stages:
-            plan = getattr(stage, "plan", None)
+        for stage, plan in self._plans:
             try:
-                verdict = Verdict.INSPECT if plan is None else Verdict(plan(conn, key))
+                verdict = Verdict.INSPECT if plan is None else plan(conn, key)
+                if verdict is Verdict.PASS:
+                    continue
+                verdict = Verdict(verdict)
             except MqttError:
                 raise
             except Exception as error:
@@ -279,16 +309,7 @@ class Pipeline:
         if mode is FlowMode.FAST and not route.fast:
             mode = FlowMode.PACKETS
         echo = any(target.session is conn.session for target in route.targets)
-        flow = Flow(name, mode, route, rule, echo)
-        flows = conn.flows
-        if topic not in flows:
-            conn.flow_octets += len(topic)
-        if len(flows) >= limits.flows_per_connection_max or conn.flow_octets > limits.flow_bytes_per_connection_max:
-            for old in list(islice(flows, len(flows) // 2 + 1)):
-                conn.flow_octets -= len(old)
-                del flows[old]
-        flows[topic] = flow
-        return flow
+        return Flow(name, mode, route, rule, echo)
 
     @staticmethod
     def _denied_mode(conn: Connection) -> FlowMode:

@@ -23,7 +23,7 @@ from acebroker_codec.packets import (
     Unsuback,
     Unsubscribe,
 )
-from acebroker_codec.topics import SharedSubscription, has_wildcard
+from acebroker_codec.topics import SharedSubscription
 from acebroker_middleware.commits import Commit, Commits, acknowledge
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.deliver import Deliver
@@ -312,8 +312,8 @@ class Router:
 
     def _send_retained(self, state: SessionState, subscription: Subscription) -> None:
         """Begin to send what is retained, behind what earlier subscriptions have to get, to the same filter too."""
-        topic_filter = subscription.filter
-        if not len(self.retained) or not (has_wildcard(topic_filter) or self.retained.get(topic_filter)):
+        replay = self.retained.replay(subscription)
+        if replay.over():
             return
         waiting = state.retained_waiting
         if waiting is None:
@@ -321,7 +321,7 @@ class Router:
         if len(waiting) >= self._limits.subscriptions_per_client_max:
             self._counters.dropped_queue_full += 1
             return
-        waiting.append(self.retained.replay(subscription))
+        waiting.append(replay)
 
     def _unsubscribe(self, conn: Connection, packet: Unsubscribe) -> Awaitable[object] | None:
         state = conn.session

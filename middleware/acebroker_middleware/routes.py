@@ -123,33 +123,38 @@ class Routes:
             route.fast = route.fast and not route.local
         if len(plain) == 1:
             ((state, subscription),) = plain
-            self._add_target(route, topic, state, [subscription])
-            return route
-        merged: dict[SessionState, list[Subscription]] = {}
-        for state, subscription in plain:
-            merged.setdefault(state, []).append(subscription)
-        for state, subscriptions in merged.items():
-            self._add_target(route, topic, state, subscriptions)
+            self._aim(route, topic, {state: [subscription]})
+        elif plain:
+            merged: dict[SessionState, list[Subscription]] = {}
+            for state, subscription in plain:
+                merged.setdefault(state, []).append(subscription)
+            self._aim(route, topic, merged)
         return route
 
-    def _add_target(self, route: Route, topic: str, state: SessionState, subscriptions: list[Subscription]) -> None:
-        conn = state.connection
-        verdict = Verdict.PASS if conn is None else self._deliver.plan(conn, topic)
-        if verdict is Verdict.DENY:
-            return
-        inspected = verdict is Verdict.INSPECT
-        target = _target(state, subscriptions, inspected)
-        route.targets.append(target)
-        if state.durable:
-            route.durable = True
-        if conn is None:
-            return
-        aliased = conn.sending_aliases.maximum > 0 and len(topic) >= self._limits.topic_alias_out_bytes_min
-        if target.no_local or target.identifiers or inspected or aliased:
-            route.fast = False
-        (route.fast_5 if conn.v5 else route.fast_3).append(state)
-        if conn.packet_bytes_max is not None:
-            route.packet_bytes_max = min(route.packet_bytes_max, conn.packet_bytes_max)
+    def _aim(self, route: Route, topic: str, merged: dict[SessionState, list[Subscription]]) -> None:
+        """Make a target of each session with its subscriptions."""
+        targets: list[Target] = []
+        fast_3: list[SessionState] = []
+        fast_5: list[SessionState] = []
+        long = len(topic) >= self._limits.topic_alias_out_bytes_min
+        for state, subscriptions in merged.items():
+            conn = state.connection
+            verdict = Verdict.PASS if conn is None else self._deliver.plan(conn, topic)
+            if verdict is Verdict.DENY:
+                continue
+            inspected = verdict is not Verdict.PASS
+            target = _target(state, subscriptions, inspected)
+            targets.append(target)
+            if state.durable:
+                route.durable = True
+            if conn is None:
+                continue
+            if target.no_local or target.identifiers or inspected or (long and conn.sending_aliases.maximum > 0):
+                route.fast = False
+            (fast_5 if conn.v5 else fast_3).append(state)
+            if conn.packet_bytes_max is not None:
+                route.packet_bytes_max = min(route.packet_bytes_max, conn.packet_bytes_max)
+        route.targets, route.fast_3, route.fast_5 = tuple(targets), tuple(fast_3), tuple(fast_5)
 
 
 def _target(state: SessionState, subscriptions: list[Subscription], inspected: bool) -> Target:

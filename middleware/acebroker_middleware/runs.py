@@ -7,6 +7,7 @@ octets; the frames that do not fit are dropped and counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from acebroker_codec.errors import MqttError
@@ -60,7 +61,7 @@ class Runs:
             if route.fast_5:
                 self._fan_out(route.fast_5, from_3_to_5(chunk), count)
 
-    def _fan_out(self, sessions: list[SessionState], chunk: bytes, count: int) -> None:
+    def _fan_out(self, sessions: Sequence[SessionState], chunk: bytes, count: int) -> None:
         octets = len(chunk)
         dirty = self._round.dirty
         sent = 0

@@ -16,7 +16,7 @@ from acebroker_codec.packets import (
     Will,
 )
 from acebroker_middleware.acl import AclAuthority, AclRules, DenyAll
-from acebroker_middleware.authz import Authz
+from acebroker_middleware.authz import DECISION_OVERHEAD_BYTES, Authz
 from acebroker_middleware.connection import DeniedPublish
 from acebroker_middleware.errors import ConnectionRefused, NotAuthorized
 from acebroker_middleware.flows import Verdict
@@ -94,6 +94,18 @@ def test_kept_decisions_are_bounded() -> None:
     for number in range(100):
         assert conn.plan(authz, f"out/{number}") is Verdict.PASS
         assert len(conn.decisions) <= 10
+
+
+def test_kept_decisions_are_bounded_in_octets() -> None:
+    limit = 10 * DECISION_OVERHEAD_BYTES
+    conn = RecordingConnection(authority=rights(), limits=Assembly(flow_bytes_per_connection_max=limit).limits)
+    authz = Authz(conn.round)
+    for number in range(100):
+        assert conn.plan(authz, f"out/{number}" + "x" * (number % 50)) is Verdict.PASS
+        octets = sum(len(topic) + DECISION_OVERHEAD_BYTES for topic in conn.decisions)
+        assert conn.decision_octets == octets <= limit
+    conn.forget_flows()
+    assert conn.decision_octets == 0
 
 
 # ---- SUBSCRIBE ----

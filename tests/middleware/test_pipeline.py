@@ -15,7 +15,7 @@ from acebroker_middleware.connection import Connection
 from acebroker_middleware.decode import Decode
 from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import FlowKey, FlowMode, Verdict
-from acebroker_middleware.pipeline import Pipeline
+from acebroker_middleware.pipeline import FLOW_OVERHEAD_BYTES, Pipeline
 from acebroker_middleware.stage import Batch, per_packet
 from tests.middleware.assembly import Assembly, Client, Pending, publish, subscribe
 
@@ -160,21 +160,73 @@ def test_a_run_is_counted_like_packets(flow_cache: bool) -> None:
 # ---- flows ----
 
 
-def test_remembered_flows_are_bounded_in_number() -> None:
+def remembered(writer: Client) -> dict[bytes, Any]:
+    """Both generations, which have no topic in common."""
+    younger, elder = writer.conn.flows, writer.conn.flows_before
+    assert not set(younger) & set(elder)
+    return {**younger, **elder}
+
+
+def octets_of(flows: dict[bytes, Any]) -> int:
+    return sum(len(topic) + FLOW_OVERHEAD_BYTES for topic in flows)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_remembered_flows_are_bounded_in_number(together: bool) -> None:
+    """At most ten, and for sure the last five; in many reads or in one."""
     _, reader, writer = pair(flows_per_connection_max=10)
-    for number in range(100):
-        writer.send(publish(f"t/{number}", b"%d" % number))
-        assert 0 < len(writer.conn.flows) <= 10
-        assert writer.conn.flow_octets == sum(map(len, writer.conn.flows))
-    assert reader.messages() == [b"%d" % number for number in range(100)]
+    packets = [publish(f"t/{number}", b"%d" % number) for number in range(100)]
+    for sent in [packets] if together else [[packet] for packet in packets]:
+        writer.send(*sent)
+        assert 0 < len(remembered(writer)) <= 10
+        last = packets[packets.index(sent[-1]) - 4 : packets.index(sent[-1]) + 1]
+        assert {packet.topic.encode() for packet in last} <= set(remembered(writer))
+        assert writer.conn.flow_octets == octets_of(writer.conn.flows)
+    assert reader.messages() == [packet.payload for packet in packets]
 
 
 def test_remembered_flows_are_bounded_in_octets() -> None:
-    _, reader, writer = pair(flow_bytes_per_connection_max=100)
+    limit = 10 * FLOW_OVERHEAD_BYTES
+    _, reader, writer = pair(flow_bytes_per_connection_max=limit)
     for number in range(100):
-        writer.send(publish("t/" + "x" * (number % 40), b"%d" % number))
-        assert writer.conn.flow_octets == sum(map(len, writer.conn.flows)) <= 100 + 41
+        writer.send(publish(f"{number}/" + "x" * (number * 7 % 400), b"%d" % number))
+        assert writer.conn.flow_octets == octets_of(writer.conn.flows) <= limit // 2
+        assert octets_of(remembered(writer)) <= limit
     assert len(reader.messages()) == 100
+    writer.send(publish("y" * limit))
+    assert len(writer.conn.flows) == 1  # one alone is remembered, whatever its size
+
+
+def test_the_smallest_memory_is_enough() -> None:
+    judge = Judge(**dict.fromkeys("abc", Verdict.PASS))
+    _, reader, writer = pair(stages=[judge], flows_per_connection_max=1)
+    writer.send(*[publish(topic, topic.encode()) for topic in "aabbaacc"])
+    assert reader.messages() == [b"a", b"a", b"b", b"b", b"a", b"a", b"c", b"c"]
+    assert len(remembered(writer)) == 1
+
+
+def test_a_topic_that_is_met_again_is_not_forgotten() -> None:
+    """A stream of topics that never come again passes by those that do; they are decided once."""
+    judge = Judge(
+        often=Verdict.PASS, sometimes=Verdict.PASS, **{f"once{number}": Verdict.PASS for number in range(100)}
+    )
+    _, _, writer = pair(stages=[judge], flows_per_connection_max=20)
+    for number in range(100):
+        writer.send(publish(f"once{number}"), publish("often"))
+        if number % 5 == 0:
+            writer.send(publish("sometimes"))
+    assert sorted(judge.planned) == sorted([*(f"once{number}" for number in range(100)), "often", "sometimes"])
+
+
+def test_a_topic_of_the_elder_generation_that_went_stale_is_planned_anew() -> None:
+    broker, reader, writer = pair(flows_per_connection_max=4)
+    writer.send(publish("t", b"1"), publish("u", b"2"), publish("v", b"3"))
+    assert b"t" in writer.conn.flows_before
+    other = broker.client("other", 5)
+    other.send(subscribe("t"))
+    writer.send(publish("t", b"4"))
+    assert other.messages() == [b"4"]
+    assert reader.messages() == [b"1", b"2", b"3", b"4"]
 
 
 def test_a_topic_that_is_planned_anew_is_counted_once() -> None:
@@ -182,8 +234,19 @@ def test_a_topic_that_is_planned_anew_is_counted_once() -> None:
     for _ in range(5):
         writer.send(publish("t"))
         assert len(reader.messages()) == 1
-        reader.send(subscribe("other/+"))  # makes every route stale
-        assert writer.conn.flow_octets == 1
+        reader.send(subscribe("+"))  # makes the route stale
+        assert writer.conn.flow_octets == octets_of({b"t": None})
+
+
+def test_rights_that_change_void_both_generations() -> None:
+    _, reader, writer = pair(flows_per_connection_max=4)
+    writer.send(publish("t"), publish("u"), publish("v"))
+    assert len(remembered(writer)) == 3
+    writer.conn.authority = DenyAll()
+    writer.conn.forget_flows()
+    assert (remembered(writer), writer.conn.flow_octets) == ({}, 0)
+    writer.send(publish("t"), publish("v"))
+    assert len(reader.messages()) == 3
 
 
 @both_paths

@@ -200,7 +200,7 @@ def test_an_emptied_tree_gives_its_memory_back() -> None:
     tree.remove_all("s", filters)
     assert (len(tree), tree.node_count, tree.filter_count) == (0, 0, 0)
     assert sys.getsizeof(tree._by_filter) == sys.getsizeof({})
-    assert tree._root == type(tree._root)()
+    assert tree._root.empty
 
 
 def test_a_node_with_one_child_and_with_several() -> None:

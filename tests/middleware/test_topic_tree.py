@@ -74,7 +74,7 @@ def test_an_emptied_tree_gives_its_memory_back() -> None:
     for topic in topics:
         assert tree.remove(topic)
     assert sys.getsizeof(tree._by_topic) == sys.getsizeof({})
-    assert tree._root == type(tree._root)()
+    assert tree._root.childless
 
 
 def test_a_step_is_a_small_one() -> None:

@@ -74,8 +74,10 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retained_bytes_max: int = 268_435_456
 
     # caches and time
-    flows_per_connection_max: int = 8_192
-    flow_bytes_per_connection_max: int = 1_048_576
+    #: half of them, and of their octets, is kept for sure: the topics met last
+    flows_per_connection_max: int = 16_384
+    #: octets of topics, and 256 for each
+    flow_bytes_per_connection_max: int = 6_291_456
     routes_max: int = 65_536
     #: a stage that waits longer ends its connection with 0x83
     hand_off_seconds_max: float = 10.0

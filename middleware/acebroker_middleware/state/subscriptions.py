@@ -25,6 +25,7 @@ from typing import Final, Generic, TypeVar
 from msgspec import Struct
 
 from acebroker_codec.topics import SHARE_PREFIX, SharedSubscription, has_wildcard
+from acebroker_middleware.state.levels import Level
 
 __all__ = ["SharedGroup", "Subscription", "SubscriptionTree"]
 
@@ -146,52 +147,16 @@ class _Subscribers(Struct, Generic[S], gc=False):
         return len(self.many) if self.many is not None else int(self.subscription is not None)
 
 
-class _Node(Struct, Generic[S], gc=False):
-    """One level on the way to a wildcard filter. `at`: the filter that ends here; `below`: the one that adds `/#`.
-
-    Most nodes lead on to one literal level at most: it is kept without a dict, `child` by the name `level`.
-    """
+class _Node(Level["_Node[S]"], Generic[S], gc=False, eq=False):
+    """One level on the way to a wildcard filter. `at`: the filter that ends here; `below`: the one that adds `/#`."""
 
     at: _Subscribers[S] | None = None
     below: _Subscribers[S] | None = None
     plus: _Node[S] | None = None
-    level: str | None = None
-    child: _Node[S] | None = None
-    children: dict[str, _Node[S]] | None = None
-
-    def get(self, level: str) -> _Node[S] | None:
-        if self.children is not None:
-            return self.children.get(level)
-        return self.child if self.level == level else None
-
-    def put(self, level: str, child: _Node[S]) -> None:
-        if self.children is not None:
-            self.children[level] = child
-        elif self.child is None:
-            self.level, self.child = level, child
-        else:
-            assert self.level is not None
-            self.children = {self.level: self.child, level: child}
-            self.level = self.child = None
-
-    def drop(self, level: str) -> None:
-        if self.children is None:
-            self.level = self.child = None
-            return
-        del self.children[level]
-        if len(self.children) == 1:
-            ((self.level, self.child),) = self.children.items()
-            self.children = None
 
     @property
     def empty(self) -> bool:
-        return (
-            self.at is None
-            and self.below is None
-            and self.plus is None
-            and self.child is None
-            and self.children is None
-        )
+        return self.at is None and self.below is None and self.plus is None and self.childless
 
 
 class SubscriptionTree(Generic[S]):
@@ -290,7 +255,7 @@ class SubscriptionTree(Generic[S]):
                     child = node.children.get(level)
                     if child is not None:
                         following.append(child)
-                elif node.level == level:
+                elif node.name == level:
                     following.append(node.child)  # type: ignore[arg-type]
             nodes = following
             if not nodes:

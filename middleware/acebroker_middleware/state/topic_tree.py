@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
-from msgspec import Struct
-
 from acebroker_codec.topics import has_wildcard
+from acebroker_middleware.state.levels import Level
 
 __all__ = ["TopicNode", "TopicTree"]
 
@@ -28,15 +27,11 @@ V = TypeVar("V")
 _PORTION_NODES_MAX: Final = 256
 
 
-class TopicNode(Struct, Generic[V], gc=False):
-    """One level of a topic; `value` where a topic with a value ends. `mark` is the owner's to use.
-
-    Parents know children and not the other way round, so the garbage collector need not look at nodes.
-    """
+class TopicNode(Level["TopicNode[V]"], Generic[V], gc=False, eq=False):
+    """One level of a topic; `value` where a topic with a value ends. `mark` is the owner's to use."""
 
     value: V | None = None
     mark: int = 0
-    children: dict[str, TopicNode[V]] | None = None
 
 
 class TopicTree(Generic[V]):
@@ -66,12 +61,10 @@ class TopicTree(Generic[V]):
             return node
         node = self._root_of(topic)
         for level in topic.split("/"):
-            children = node.children
-            if children is None:
-                children = node.children = {}
-            child = children.get(level)
+            child = node.get(level)
             if child is None:
-                child = children[level] = TopicNode()
+                child = TopicNode()
+                node.put(level, child)
             node = child
         self._by_topic[topic] = node
         return node
@@ -84,23 +77,20 @@ class TopicTree(Generic[V]):
         if not self._by_topic:
             self._by_topic = {}  # a dict keeps its size when it is emptied
         node.value = None
-        if node.children is not None:
+        if not node.childless:
             return True
         levels = topic.split("/")
         above = self._root_of(topic)
         path: list[TopicNode[V]] = []
         for level in levels:
             path.append(above)
-            assert above.children is not None
-            above = above.children[level]
+            child = above.get(level)
+            assert child is not None
+            above = child
         while path:
             node = path.pop()
-            assert node.children is not None
-            del node.children[levels[len(path)]]
-            if node.children:
-                break
-            node.children = None
-            if node.value is not None:
+            node.drop(levels[len(path)])
+            if node.value is not None or not node.childless:
                 break
         return True
 
@@ -113,8 +103,18 @@ class TopicTree(Generic[V]):
         if not has_wildcard(topic_filter):
             node = self._by_topic.get(topic_filter)
             return iter(() if node is None else (node,))
-        nodes: Iterable[TopicNode[V] | None] = (self._root_of(topic_filter),)
-        for level in topic_filter.split("/"):
+        levels = topic_filter.split("/")
+        node = self._root_of(topic_filter)
+        depth = 0
+        while (level := levels[depth]) not in ("+", "#"):
+            node = node.get(level)
+            if node is None:
+                return iter(())
+            depth += 1
+        if node.childless and (level == "+" or node.value is None):
+            return iter(())
+        nodes: Iterable[TopicNode[V] | None] = (node,)
+        for level in levels[depth:]:
             if level == "#":
                 nodes = chain.from_iterable(_with_all_below(nodes))
             elif level == "+":
@@ -130,7 +130,7 @@ class TopicTree(Generic[V]):
         while work:
             node = work.pop()
             count += 1
-            work.extend((node.children or {}).values())
+            work.extend(node.all())
         return count
 
     def _root_of(self, topic: str) -> TopicNode[V]:
@@ -139,7 +139,7 @@ class TopicTree(Generic[V]):
 
 def _children(node: TopicNode[V] | None) -> Sequence[TopicNode[V] | None]:
     """The children as they are now; a None for none, so that a step is a step."""
-    return (None,) if node is None or node.children is None else list(node.children.values())
+    return (None if node is None else node.all()) or (None,)
 
 
 def _with_all_below(nodes: Iterable[TopicNode[V] | None]) -> Iterator[Sequence[TopicNode[V] | None]]:
@@ -152,7 +152,11 @@ def _with_all_below(nodes: Iterable[TopicNode[V] | None]) -> Iterator[Sequence[T
             for start in range(0, len(level), _PORTION_NODES_MAX):
                 portion = level[start : start + _PORTION_NODES_MAX]
                 yield portion
-                work += [node for node in portion if node is not None and node.children is not None]
+                work += [
+                    node
+                    for node in portion
+                    if node is not None and (node.child is not None or node.children is not None)
+                ]
 
 
 class _Child:
@@ -164,4 +168,4 @@ class _Child:
         self._level = level
 
     def __call__(self, node: TopicNode[V] | None) -> TopicNode[V] | None:
-        return None if node is None or node.children is None else node.children.get(self._level)
+        return None if node is None else node.get(self._level)
