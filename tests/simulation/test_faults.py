@@ -24,6 +24,7 @@ from acebroker_middleware.state.session_state import NEVER_EXPIRES
 from acebroker_middleware.state.subscriptions import SubscriptionTree
 from tests.simulation.program import Failure, program_of, run
 from trio_acebroker.runtime.connection import ConnectionTask
+from trio_acebroker.storage.memory import MemoryStore
 
 #: programs that a fault gets to show itself
 PROGRAMS = 24
@@ -189,6 +190,8 @@ FAULTS: dict[str, tuple[Any, str, Callable[[Function], Function]]] = {
     "the newest first": (Deliver, "_next", _newest_first),
     "UNSUBSCRIBE changes nothing": (SubscriptionTree, "remove", _unsubscribed_only_in_name),
     "wildcards select $ topics": (SubscriptionTree, "match", _dollar_is_a_letter),
+    "the store keeps what was settled": (Deliver, "_settle", _nothing),
+    "the store is not told of retained messages": (MemoryStore, "retain", _nothing),
     "routes are not told of subscriptions": (Router, "invalidate", _nothing),
 }
 

@@ -23,7 +23,7 @@ from acebroker_codec import packets
 from acebroker_codec.encoder import encode
 from tests.simulation.client import ALIAS_MAX, RECEIVE_MAX, Link, SimulatedClient
 from tests.simulation.deadlines import deadlines
-from tests.simulation.holdings import check_holdings, check_nothing_is_left, check_retained
+from tests.simulation.holdings import check_holdings, check_nothing_is_left, check_retained, check_store
 from tests.simulation.judge import Judge
 from tests.simulation.model import Model
 from tests.simulation.terms import SLACK, Message, Violation, Will
@@ -326,6 +326,7 @@ class World:
         if self._errors.messages:
             raise Violation("logged as an error: " + "; ".join(self._errors.messages))
         check_holdings(self.broker, self.model)
+        check_store(self.broker)
 
     async def finish(self) -> None:
         """Everybody comes back and answers: nothing is left over, and then nobody is left."""
