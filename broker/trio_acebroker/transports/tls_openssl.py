@@ -8,6 +8,7 @@ without ALPN is served. pyOpenSSL checks no host name by itself: `client_engine`
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
 from trio_acebroker.transports.tls import TlsError, WantRead
+from trio_acebroker.transports.tls_psk import PreSharedKey, take
 
 __all__ = ["OpenSslEngine", "TlsFilesError", "client_context", "client_engine", "server_context", "server_engine"]
 
@@ -58,11 +60,13 @@ def server_context(
     client_ca: Path | None = None,
     client_crl: Path | None = None,
     client_certificate_required: bool = False,
+    pre_shared_keys: bool = False,
 ) -> SSL.Context:
     """What connections to one listener share. Raises TlsFilesError.
 
     `certificate` is a PEM chain, our own first. With `client_ca`, client certificates of these CAs are asked for; with
-    `client_crl`, each is looked up there, and one without a valid CRL of its CA is refused.
+    `client_crl`, each is looked up there, and one without a valid CRL of its CA is refused. With `pre_shared_keys`,
+    clients may have one instead; see `server_engine`.
     """
     context = _context(SSL.TLS_SERVER_METHOD)
     _use(certificate, context.use_certificate_chain_file)
@@ -74,6 +78,8 @@ def server_context(
         context.set_verify(mode)
         if client_crl is not None:
             _add_crls(context, client_crl)
+    if pre_shared_keys:
+        take(context)
     context.set_alpn_select_callback(lambda _, offered: ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS)
     return context
 
@@ -121,15 +127,18 @@ def client_context(ca: Path | None, *, certificate: Path | None = None, key: Pat
     return context
 
 
-def server_engine(context: SSL.Context) -> OpenSslEngine:
-    """An engine for one accepted connection."""
+def server_engine(context: SSL.Context, find_key: Callable[[bytes], bytes | None] | None = None) -> OpenSslEngine:
+    """An engine for one accepted connection. `find_key` gives the pre-shared key of an identity, and must not wait."""
     connection = SSL.Connection(context, None)
     connection.set_accept_state()
-    return OpenSslEngine(connection)
+    return OpenSslEngine(connection, None if find_key is None else PreSharedKey(find_key))
 
 
 def client_engine(context: SSL.Context, host: str) -> OpenSslEngine:
-    """An engine for one connection to `host`, whose name or address the certificate must hold."""
+    """An engine for one connection to `host`, whose name or address the certificate must hold.
+
+    With a key offered by `tls_psk.offer`, the server may answer by that instead: then it has proven to hold it.
+    """
     connection = SSL.Connection(context, None)
     connection.set_connect_state()
     parameters = _lib.SSL_get0_param(connection._ssl)
@@ -150,8 +159,10 @@ def client_engine(context: SSL.Context, host: str) -> OpenSslEngine:
 class OpenSslEngine:
     """A TlsEngine; and, once the handshake is complete, what the TLS session proves (`ports.TlsSession`)."""
 
-    def __init__(self, connection: SSL.Connection) -> None:
+    def __init__(self, connection: SSL.Connection, pre_shared_key: PreSharedKey | None = None) -> None:
         self._connection = connection
+        self._pre_shared_key = pre_shared_key
+        connection.set_app_data(pre_shared_key)
         self._complete = False
 
     # ---- the engine ----
@@ -250,6 +261,13 @@ class OpenSslEngine:
         if certificate is None:
             return None
         return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def psk_identity(self) -> bytes | None:
+        """Identity of the pre-shared key that both sides have proven to hold; None without one."""
+        if self._pre_shared_key is None or not self._complete:
+            return None
+        return self._pre_shared_key.used(self._connection)
 
     @property
     def alpn(self) -> bytes:

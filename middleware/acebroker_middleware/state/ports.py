@@ -85,6 +85,11 @@ class TlsSession(Protocol):
         """SubjectPublicKeyInfo, DER, of the key that the other side has proven to hold; None without one."""
         ...
 
+    @property
+    def psk_identity(self) -> bytes | None:
+        """Identity of the pre-shared key that both sides have proven to hold; None without one."""
+        ...
+
     def export(self, label: bytes, length: int, context: bytes | None) -> bytes:
         """Keying material of `length` octets (RFC 5705; RFC 8446, 7.5); None is no context."""
         ...
