@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 
 from tests.simulation.model import Model
@@ -35,7 +37,7 @@ def check_store(broker: Broker) -> None:
         unsettled = [*state.window.published.values(), *state.queue]
         pairs = {
             "subscriptions": (row.subscriptions, state.subscriptions),
-            "messages": (sorted(row.queue), sorted(d.sequence for d in unsettled if d.sequence)),
+            "messages": (sorted(row.queue), sorted(d.sequence for d in unsettled if d is not None and d.sequence)),
             "received": (row.inbound, state.inbound),
         }
         for name, (stored, held) in pairs.items():
@@ -82,5 +84,6 @@ def check_nothing_is_left(broker: Broker) -> None:
 
 
 def _memory(broker: Broker) -> MemoryStore:
-    store: MemoryStore = getattr(broker.store, "inner", broker.store)
-    return store
+    store: Any = broker.store
+    memory: MemoryStore = getattr(store, "inner", store)
+    return memory
