@@ -17,8 +17,9 @@ from acebroker_codec.errors import ReasonCode
 from acebroker_codec.packets import Publish
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.flows import Route
-from acebroker_middleware.hand_offs import both, unwatched
+from acebroker_middleware.hand_offs import both, or_failed, unwatched
 from acebroker_middleware.observe import logger
+from acebroker_middleware.settling import store_failed
 from acebroker_middleware.state.message import Delivery, Frames, Message
 from acebroker_middleware.state.ports import Enqueue, Maybe, Settle, Store
 from acebroker_middleware.state.retained import RetainedFull, octets_of
@@ -83,22 +84,41 @@ class Commits:
                 return
             commit.retained[message.topic] = message if message.payload else None
             commit.retained_octets += octets_of(message)
-        if packet.qos == 2 and state is not None and state.durable:
-            commit.steps.append(Settle(state.client_identifier, state.epoch, "inbound_done", packet.packet_identifier))
+        if packet.qos == 2 and state is not None:
+            identifier = packet.packet_identifier
+            state.committing[identifier] = state.releasing.pop(identifier, packet)
+            if state.durable:
+                commit.steps.append(Settle(state.client_identifier, state.epoch, "inbound_done", identifier))
         stored = _stored(route, message) if message is not None and message.qos else []
         commit.rows.extend(Enqueue(target.client_identifier, delivery) for target, delivery in stored)
         commit.publications.append((packet, state, message, stored))
 
     def make(self, commit: Commit) -> Awaitable[None] | None:
         """Ask the store for all of it; None when it is done."""
-        kept = self._retain(commit.retained) if commit.retained else None
+        kept = None
         sequences: Maybe[list[int]] = []
-        if commit.rows or commit.steps:
-            sequences = self._store.enqueue(commit.rows, commit.steps)
+        try:
+            if commit.retained:
+                kept = self._retain(commit.retained)
+            if commit.rows or commit.steps:
+                sequences = self._store.enqueue(commit.rows, commit.steps)
+        except Exception as error:
+            self._failed(commit, error)
+            raise
         if kept is not None or inspect.isawaitable(sequences):
-            return self._round.errand(both(kept, sequences), partial(self._made, commit))
+            pending = or_failed(both(kept, sequences), partial(self._failed, commit))
+            return self._round.errand(pending, partial(self._made, commit))
         self._made(commit, sequences)
         return None
+
+    @staticmethod
+    def _failed(commit: Commit, error: Exception) -> None:
+        """Nothing went out: a PUBREL that comes again finds what it releases, one that came already cannot."""
+        for packet, state, _, _ in commit.publications:
+            if packet.qos == 2 and state is not None:
+                state.inbound[packet.packet_identifier] = state.committing.pop(packet.packet_identifier)
+                if state.connection is not None and state.connection is not commit.conn:
+                    store_failed(state, error)
 
     def _made(self, commit: Commit, sequences: list[int]) -> None:
         numbers = iter(sequences)
@@ -178,15 +198,16 @@ def _stored(route: Route, message: Message) -> list[Stored]:
 
 
 def acknowledge(conn: Connection, state: SessionState | None, packet: Publish, matched: int) -> None:
-    """The end of a PUBLISH of QoS 1 or 2 that went out: its publisher hears of it, if it is still there."""
+    """The end of a PUBLISH of QoS 1 or 2 that went out: its publisher hears of it, if it is still there.
+
+    PUBCOMP goes to whom the session belongs now, if it sent its PUBREL again meanwhile.
+    """
     identifier = packet.packet_identifier
-    if packet.qos == 2 and state is not None:
-        state.releasing.pop(identifier, None)
-        if state.inbound.get(identifier) is packet:  # its client came back meanwhile
-            del state.inbound[identifier]
-    if conn.session is None:
-        return
     if packet.qos == 1:
-        conn.ack_queue.puback.fill(identifier, 0 if matched else ReasonCode.NO_MATCHING_SUBSCRIBERS)
-    else:
-        conn.ack_queue.pubcomp.fill(identifier)
+        if conn.session is not None:
+            conn.ack_queue.puback.fill(identifier, 0 if matched else ReasonCode.NO_MATCHING_SUBSCRIBERS)
+    elif state is not None:
+        state.releasing.pop(identifier, None)
+        state.committing.pop(identifier, None)
+        if state.connection is not None and state.connection.ack_queue.pubcomp.waits(identifier):
+            state.connection.ack_queue.pubcomp.fill(identifier)

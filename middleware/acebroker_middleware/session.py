@@ -148,6 +148,8 @@ class Session:
 
     def _released(self, conn: Connection, packet: Pubrel, out: Batch) -> None:
         state = self._state(conn)
+        if packet.packet_identifier in state.committing:
+            return  # sent again, on a new connection: PUBCOMP comes when it is durable
         publish = state.inbound.pop(packet.packet_identifier, None)
         if publish is None:
             conn.ack_queue.pubcomp.fill(packet.packet_identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)

@@ -68,6 +68,7 @@ class ConnectionTask:
         "_answered",
         "_connect_timer",
         "_error",
+        "_handing_off",
         "_keep_alive_timer",
         "_scope",
         "_settled",
@@ -92,6 +93,7 @@ class ConnectionTask:
         #: nothing more is read
         self.ending = False
         self._error: MqttError | None = None
+        self._handing_off = False
         #: of `run`, from its beginning; None: no task belongs to this connection
         self._scope: trio.CancelScope | None = None
         self._keep_alive_timer: Timer | None = None
@@ -206,12 +208,17 @@ class ConnectionTask:
             self.conn.tls = stream.tls
 
     async def take(self, pending: Awaitable[None]) -> None:
-        """Await a hand-off within its deadline."""
+        """Await a hand-off within its deadline. Nothing is read meanwhile, and Keep Alive stands still."""
+        self._handing_off = True
         try:
             with trio.fail_after(self.broker.config.limits.hand_off_seconds_max):
                 await pending
         except trio.TooSlowError:
             raise StageFailure("a stage took too long") from None
+        finally:
+            self._handing_off = False
+            self.broker.clock.stamp()
+            self.conn.last_received = self.broker.clock.now
 
     def open(self) -> bool:
         """CONNACK 0 was queued: other timers from now on. True when stages have to be told, by `tell_opened`."""
@@ -241,7 +248,7 @@ class ConnectionTask:
     def _watch_keep_alive(self) -> None:
         """One and a half times the Keep Alive after the last octet [MQTT-3.1.2-22]."""
         conn = self.conn
-        if self.broker.pressure.holds(conn):  # it may have sent what we do not read
+        if self._handing_off or self.broker.pressure.holds(conn):  # it may have sent what we do not read
             conn.last_received = self.broker.clock.now
         deadline = conn.last_received + conn.keep_alive * 1.5
         if deadline <= self.broker.clock.now:

@@ -42,12 +42,14 @@ class SessionState:
     `connection` is the connection it is attached to, None while the client is away. `window` holds what was sent
     and may have to be sent again: None for what went out in runs, where nothing is (`handshakes`). `inbound` holds
     QoS 2 publications between PUBLISH and PUBREL by Packet Identifier (some as the frame that came), `releasing`
-    those between PUBREL and their fan-out, and `inbound_since` when those of them arrived that expire. `queue` are
-    deliveries of QoS 1 and 2 that wait for the window, oldest first.
+    those between PUBREL and the router, `committing` those that the router has and the store is asked for, and
+    `inbound_since` when those of them arrived that expire. `queue` are deliveries of QoS 1 and 2 that wait for
+    the window, oldest first.
     """
 
     __slots__ = (
         "client_identifier",
+        "committing",
         "connection",
         "dropped",
         "durable",
@@ -85,6 +87,7 @@ class SessionState:
         self.inbound: dict[int, Publish | bytes] = {}
         self.inbound_since: dict[int, float] = {}
         self.releasing: dict[int, Publish] = {}
+        self.committing: dict[int, Publish] = {}
         self.queue: deque[Delivery] = deque()
         self.queued_octets = 0
         #: Packet Identifiers whose PUBLISH has to be sent again on this connection, oldest first [MQTT-4.4.0-1]
