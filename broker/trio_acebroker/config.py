@@ -52,6 +52,7 @@ PUMP_POSSIBLE: Final = hasattr(select, "epoll")
 #: the largest values that MQTT can express; other limits have no upper bound of their own
 LIMIT_CEILINGS: Mapping[str, int] = {
     "packet_bytes_max": 268_435_460,  # a Remaining Length of 268,435,455 and the five octets before it
+    "connect_bytes_max": 268_435_460,
     "topic_bytes_max": 65_535,
     "client_identifier_bytes_max": 65_535,
     "topic_alias_max": 65_535,

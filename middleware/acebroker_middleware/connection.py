@@ -147,6 +147,7 @@ class Connection:
         "started",
         "subscribe_refusals",
         "tail",
+        "tail_since",
         "tls",
         "transmit",
         "v5",
@@ -196,7 +197,9 @@ class Connection:
         self.version = ProtocolVersion.MQTT_3_1_1
         self.v5 = False
         self.protocol = Protocol("server")
+        #: octets of a packet that is not complete, the moment when they began to come, and its size if it is known
         self.tail = bytearray()
+        self.tail_since = 0.0
         self.needed = 0
         self.failed = False
         self.receiving_aliases = ReceivingAliases(limits.topic_alias_max)

@@ -85,6 +85,11 @@ class Pipeline:
                 return None
             data = bytes(tail)
             tail.clear()
+            since = conn.tail_since
+            pending = self._scan(conn, data, 0)
+            if len(tail) == len(data):
+                conn.tail_since = since  # its length is known now, and it is still the same packet
+            return pending
         return self._scan(conn, data, 0)
 
     def _scan(self, conn: Connection, data: bytes, pos: int) -> Maybe[None]:
@@ -105,7 +110,10 @@ class Pipeline:
                 end = start + length
             else:
                 try:
-                    extent = frame_extent(data, pos, self._limits.packet_bytes_max)
+                    limits = self._limits
+                    extent = frame_extent(
+                        data, pos, limits.packet_bytes_max if conn.connected else limits.connect_bytes_max
+                    )
                 except MqttError as error:
                     batch.append(self._failed(conn, error))
                     pos = size
@@ -197,6 +205,7 @@ class Pipeline:
         if pos < size:
             conn.tail += data[pos:] if pos else data
             conn.needed = needed
+            conn.tail_since = self._round.clock.now
         try:
             return self.run(conn, batch) if batch else None
         finally:

@@ -50,6 +50,8 @@ __all__ = ["ConnectionTask"]
 
 #: `closed` of all stages together, and the last octets of a connection that ends
 CLOSING_SECONDS_MAX: Final = 1.0
+#: a packet that comes at least as fast keeps its connection alive before it is complete
+KEEP_ALIVE_BYTES_PER_SECOND: Final = 1_000
 #: a client that is too slow to connect has nothing to be told
 _NOT_CONNECTED: Final = "no CONNECT in time"
 
@@ -246,11 +248,17 @@ class ConnectionTask:
             self.end(ProtocolViolation(_NOT_CONNECTED))
 
     def _watch_keep_alive(self) -> None:
-        """One and a half times the Keep Alive after the last octet [MQTT-3.1.2-22]."""
+        """One and a half times the Keep Alive after the last packet [MQTT-3.1.2-22].
+
+        A large one may take longer, while it comes at `KEEP_ALIVE_BYTES_PER_SECOND`.
+        """
         conn = self.conn
         if self._handing_off or self.broker.pressure.holds(conn):  # it may have sent what we do not read
-            conn.last_received = self.broker.clock.now
-        deadline = conn.last_received + conn.keep_alive * 1.5
+            conn.last_received = conn.tail_since = self.broker.clock.now
+        last = conn.last_received
+        if conn.tail:
+            last = min(last, conn.tail_since + len(conn.tail) / KEEP_ALIVE_BYTES_PER_SECOND)
+        deadline = last + conn.keep_alive * 1.5
         if deadline <= self.broker.clock.now:
             self.end(KeepAliveTimeout(f"nothing came for {conn.keep_alive * 1.5:g} seconds"))
         else:

@@ -32,6 +32,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # packets; 0x95 Packet too large
     packet_bytes_max: int = 1_048_576
+    #: octets of a CONNECT, which anybody may send: closed, as nobody is known yet who could be told
+    connect_bytes_max: int = 131_072
     #: 0x90 Topic Name invalid, 0x8F Topic Filter invalid
     topic_bytes_max: int = 4_096
     topic_levels_max: int = 128
