@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from acebroker_codec.packets import PacketType
+from acebroker_codec.packets import PacketType, Pingreq, Publish
 from acebroker_middleware.connection import Connection
 from acebroker_middleware.stage import Batch, Stage, per_packet
+from acebroker_middleware.testing import RecordingConnection
 from trio_acebroker.config import ConfigError
 from trio_acebroker.plugins import ENTRY_POINT_GROUP, load_stage
 
@@ -160,3 +161,11 @@ def test_two_plugins_of_one_name_are_not_chosen_between(monkeypatch: pytest.Monk
         load_stage("mine", {})
     entry_points(monkeypatch, f"{HERE}:Plain", f"{HERE}:Plain")
     assert isinstance(load_stage("mine", {}), Plain)
+
+
+def test_the_sample_plugin_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "sample_plugin")
+    stamp = load_stage("acebroker_sample:Stamp", {"text": "!"})
+    fed = RecordingConnection().feed(stamp, Publish("t", b"x", 1, packet_identifier=7), Pingreq(), Publish("u"))
+    assert fed.passed == [Publish("t", b"x!", 1, packet_identifier=7), Pingreq(), Publish("u", b"!")]
+    assert (fed.error, fed.wrote, fed.refused) == (None, [], [])

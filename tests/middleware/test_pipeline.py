@@ -9,7 +9,19 @@ import trio
 
 from acebroker_codec.encoder import encode
 from acebroker_codec.errors import MqttError, ProtocolViolation, ReasonCode
-from acebroker_codec.packets import Connack, Connect, PacketType, Pingreq, Pingresp, Puback, Publish, Suback
+from acebroker_codec.packets import (
+    Connack,
+    Connect,
+    PacketType,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Suback,
+)
 from acebroker_middleware.acl import AclAuthority, AclRules, DenyAll
 from acebroker_middleware.connection import Connection
 from acebroker_middleware.decode import Decode
@@ -155,6 +167,49 @@ def test_a_run_is_counted_like_packets(flow_cache: bool) -> None:
     assert broker.counters.packets_received - before == 7
     assert broker.counters.publish_received == broker.counters.publish_sent == 6
     assert len(reader.messages()) == 6
+
+
+class Meter:
+    """A plugin that lets so many of each run on topic `t` pass, or raises."""
+
+    name = "meter"
+    wants = frozenset({PacketType.PUBLISH})
+
+    def __init__(self, allowed: Any) -> None:
+        self.allowed = allowed
+        self.runs: list[tuple[str, int, int]] = []
+
+    def on_batch(self, conn: Connection, batch: Batch) -> Batch:
+        return batch
+
+    def plan(self, conn: Connection, flow: FlowKey) -> Verdict:
+        return Verdict.PASS
+
+    def on_run(self, conn: Connection, flow: FlowKey, count: int, octets: int) -> int:
+        self.runs.append((flow.topic, count, octets))
+        if isinstance(self.allowed, Exception):
+            raise self.allowed
+        return self.allowed if flow.topic == "t" else count
+
+
+@pytest.mark.parametrize(("allowed", "passed"), [(-1, 0), (0, 0), (1, 1), (3, 3), (4, 4), (9, 4)])
+def test_of_a_run_so_many_pass_as_a_stage_says(allowed: int, passed: int) -> None:
+    """From the first, whatever the length of each frame."""
+    meter = Meter(allowed)
+    broker, reader, writer = pair(stages=[meter])
+    payloads = [b"1", b"2" * 200, b"3", b"4" * 200]
+    writer.send(publish("u", b"0"), *[publish("t", payload) for payload in payloads])
+    assert meter.runs[1] == ("t", 4, sum(len(encode(publish("t", payload), writer.version)) for payload in payloads))
+    assert reader.messages() == [b"0", *payloads[:passed]]
+    assert broker.counters.publish_sent == 1 + passed
+
+
+@pytest.mark.parametrize("error", [ProtocolViolation("no"), ZeroDivisionError()], ids=repr)
+def test_a_run_that_a_stage_raises_for_ends_the_connection(error: Exception) -> None:
+    _, reader, writer = pair(stages=[Meter(error)])
+    writer.send(publish("t"))
+    assert isinstance(writer.ended, StageFailure) or writer.ended is error
+    assert reader.got() == []
 
 
 # ---- flows ----
@@ -304,6 +359,33 @@ def test_a_plan_that_raises_ends_the_connection(error: Exception) -> None:
     writer.send(publish("t"), publish("u", b"behind"))
     assert isinstance(writer.ended, ProtocolViolation if isinstance(error, MqttError) else StageFailure)
     assert reader.got() == []
+
+
+# ---- acknowledgements ----
+
+
+@both_paths
+@pytest.mark.parametrize("subscribed", [False, True])
+def test_no_acknowledgement_overtakes_one_that_is_not_known_yet(subscribed: bool, flow_cache: bool) -> None:
+    """[MQTT-4.6.0-2], [MQTT-4.6.0-3]: single frames and rows of them, of a flow that is known."""
+    broker = Assembly(flow_cache=flow_cache)
+    if subscribed:
+        broker.client("reader").send(subscribe("t", qos=2))
+    writer = broker.client("writer")
+    writer.send(publish("t"))
+    acks = writer.conn.ack_queue
+    for slots, qos, kind in ((acks.puback, 1, Puback), (acks.pubrec, 2, Pubrec)):
+        slots.open.append(99)
+        assert writer.send(publish("t", b"x", qos, 1)) == []
+        assert writer.send(*[publish("t", b"x", qos, identifier) for identifier in (2, 3, 4)]) == []
+        slots.fill(99)
+        got = writer.got()
+        assert all(type(packet) is kind for packet in got)
+        assert [packet.packet_identifier for packet in got if isinstance(packet, kind)] == [99, 1, 2, 3, 4]
+    acks.pubcomp.open.append(99)
+    assert writer.send(*[Pubrel(identifier) for identifier in (1, 2, 3, 4)]) == []
+    acks.pubcomp.fill(99)
+    assert writer.got() == [Pubcomp(identifier) for identifier in (99, 1, 2, 3, 4)]
 
 
 # ---- hand-offs ----
