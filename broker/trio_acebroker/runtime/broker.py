@@ -185,6 +185,7 @@ class Broker:
                 await nursery.start(self._host, finished)
                 try:
                     await self._load()
+                    self._listen(opened)
                     async with trio.open_nursery() as workers:
                         for listener, tcp in opened:
                             workers.start_soon(self._accept, listener, tcp)
@@ -213,13 +214,22 @@ class Broker:
                 try:
                     found = open_listener(listener.host, listener.port)
                 except OSError as error:
-                    raise OSError(error.errno, f"cannot listen on {listener.address}: {error.strerror}") from error
+                    raise _cannot_listen(listener, error) from error
                 opened.extend((listener, tcp) for tcp in found)
         except BaseException:
             for _, tcp in opened:
                 tcp.close()
             raise
         return opened
+
+    @staticmethod
+    def _listen(opened: list[tuple[Listener, TcpListener]]) -> None:
+        """Let clients in, now that every address is taken and everything else is ready."""
+        for listener, tcp in opened:
+            try:
+                tcp.listen()
+            except OSError as error:
+                raise _cannot_listen(listener, error) from error
 
     async def _load(self) -> None:
         """Take over what an earlier broker left in the store."""
@@ -421,6 +431,10 @@ class Broker:
 
 async def _result(pending: Maybe[T]) -> T:
     return await pending if inspect.isawaitable(pending) else pending
+
+
+def _cannot_listen(listener: Listener, error: OSError) -> OSError:
+    return OSError(error.errno, f"cannot listen on {listener.address}: {error.strerror}")
 
 
 def _version() -> str:

@@ -65,7 +65,7 @@ class TcpStream:
 
 
 class TcpListener:
-    """A listening socket, which it owns."""
+    """A socket with an address to listen on, which it owns."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -75,6 +75,10 @@ class TcpListener:
         """What it is bound to."""
         host, port = self._sock.getsockname()[:2]
         return host, port
+
+    def listen(self) -> None:
+        """Let clients in. Raises OSError when somebody else came first."""
+        self._sock.listen(BACKLOG)
 
     async def wait(self) -> None:
         """Return when somebody is there to be accepted."""
@@ -105,7 +109,7 @@ class TcpListener:
 
 
 def open_listener(host: str, port: int) -> list[TcpListener]:
-    """Listen on every address that the host stands for; port 0 takes one free port. Raises OSError."""
+    """Take every address that the host stands for; `listen` begins. Port 0 takes one free port. Raises OSError."""
     listeners: list[TcpListener] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -120,7 +124,6 @@ def open_listener(host: str, port: int) -> list[TcpListener]:
             if port == 0 and len(listeners) > 1:
                 address = (address[0], listeners[0].address[1], *address[2:])
             sock.bind(address)
-            sock.listen(BACKLOG)
     except BaseException:
         for listener in listeners:
             listener.close()
