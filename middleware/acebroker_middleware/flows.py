@@ -87,28 +87,27 @@ STALE: Final = -1
 UNBOUNDED: Final = 1 << 62
 
 
-class Route:
+class Route(Struct, gc=False, eq=False):
     """Where messages of one topic go. `version` is the `Epoch.routes` it was made in, or STALE.
 
     `targets` are all; `fast` says that a plain QoS 0 frame may go to each of them as it came, in one
     slice: then `fast_3` and `fast_5` are the sessions attached by MQTT 3 and by MQTT 5, and
     `packet_bytes_max` is the least Maximum Packet Size among them. `durable`: some target is kept in
     the store.
+
+    There are many, so what is empty costs nothing, and the garbage collector does not look at them: no circle
+    goes through one, once the sessions it names have let go of their connections.
     """
 
-    __slots__ = ("durable", "fast", "fast_3", "fast_5", "groups", "local", "packet_bytes_max", "targets", "version")
-
-    def __init__(self, version: int) -> None:
-        self.version = version
-        # there are many Routes, and most have one target: what is empty costs nothing
-        self.targets: Sequence[Target] = ()
-        self.groups: Sequence[SharedGroup[SessionState]] = ()
-        self.local: Sequence[LocalSubscriber] = ()
-        self.fast = True
-        self.durable = False
-        self.fast_3: Sequence[SessionState] = ()
-        self.fast_5: Sequence[SessionState] = ()
-        self.packet_bytes_max = UNBOUNDED
+    version: int
+    targets: Sequence[Target] = ()
+    groups: Sequence[SharedGroup[SessionState]] = ()
+    local: Sequence[LocalSubscriber] = ()
+    fast: bool = True
+    durable: bool = False
+    fast_3: Sequence[SessionState] = ()
+    fast_5: Sequence[SessionState] = ()
+    packet_bytes_max: int = UNBOUNDED
 
 
 class FlowMode(enum.Enum):
@@ -119,17 +118,14 @@ class FlowMode(enum.Enum):
     PACKETS = 2  # each becomes a packet
 
 
-class Flow:
+class Flow(Struct, gc=False, eq=False):
     """The decision of all stages on one (connection, topic).
 
     `rule` names what denied; `echo`: the client is itself among the subscribers.
     """
 
-    __slots__ = ("echo", "mode", "route", "rule", "topic")
-
-    def __init__(self, topic: str, mode: FlowMode, route: Route, rule: str = "", echo: bool = False) -> None:
-        self.topic = topic
-        self.mode = mode
-        self.route = route
-        self.rule = rule
-        self.echo = echo
+    topic: str
+    mode: FlowMode
+    route: Route
+    rule: str = ""
+    echo: bool = False

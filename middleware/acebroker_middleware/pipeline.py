@@ -317,7 +317,12 @@ class Pipeline:
         route = self._router.route(name)
         if mode is FlowMode.FAST and not route.fast:
             mode = FlowMode.PACKETS
-        echo = any(target.session is conn.session for target in route.targets)
+        echo = False
+        session = conn.session
+        for target in route.targets:
+            if target.session is session:
+                echo = True
+                break
         return Flow(name, mode, route, rule, echo)
 
     @staticmethod
