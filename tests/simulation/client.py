@@ -24,7 +24,7 @@ from trio_acebroker.transports.memory import MemoryClient
 __all__ = ["ALIAS_MAX", "RECEIVE_MAX", "Link", "SimulatedClient"]
 
 #: what a client may have unacknowledged: the Receive Maximum that the broker announces
-RECEIVE_MAX = 4
+RECEIVE_MAX = 6
 #: Topic Aliases that the broker takes
 ALIAS_MAX = 3
 #: one message of so many is refused by its receiver, with 0x80

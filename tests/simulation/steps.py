@@ -130,19 +130,27 @@ def _burst(
 ) -> list[packets.Packet]:
     if rng.random() < 0.4:
         topics = (rng.choice(topics),)
+    qos = rng.choice((0, 1, 2)) if rng.random() < 0.3 else None
     burst: list[packets.Packet] = []
     if rng.random() < 0.15 and world.model.all_delivered(b""):  # one look like another
         burst.append(_publication(world, client, rng, rng.choice(topics), empty=True))
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         topic = "$no/x" if rng.random() < 0.03 else rng.choice(topics)
-        burst.append(_publication(world, client, rng, topic))
+        burst.append(_publication(world, client, rng, topic, qos=qos))
     return burst
 
 
 def _publication(
-    world: World, client: SimulatedClient, rng: random.Random, topic: str, *, empty: bool = False
+    world: World,
+    client: SimulatedClient,
+    rng: random.Random,
+    topic: str,
+    *,
+    qos: int | None = None,
+    empty: bool = False,
 ) -> packets.Publish:
-    qos = rng.choice((0, 0, 1, 2)) if client.has_quota else 0
+    qos = rng.choice((0, 0, 1, 2)) if qos is None else qos
+    qos = qos if client.has_quota else 0
     identifier = client.next_identifier() if qos else 0
     retain = rng.random() < (0.9 if empty else 0.2)
     payload = b"" if empty else world.payload(rng)
