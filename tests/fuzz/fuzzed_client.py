@@ -10,14 +10,12 @@ from acebroker_codec import packets as p
 from acebroker_codec.decoder import Decoder
 from acebroker_codec.encoder import encode
 from tests.codec import naive_decoder
-from trio_acebroker.transports.memory import MemoryClient
+from tests.fuzz.wires import Wire
 
 __all__ = ["FuzzedClient"]
 
 #: octets that one client sends: so many fit into its pipe, and the model reads them in time
 SENT_BYTES_MAX = 20_000
-#: octets that wait for a client whose connection is narrow
-_NARROW_BYTES = 256
 #: shorter than any DISCONNECT or refusing CONNACK: nothing can be said to a client that takes no more
 _PACKET_BYTES_MIN = 8
 #: what a DISCONNECT of the broker may say here: never 0x80 or 0x83, which are our own failures
@@ -25,14 +23,14 @@ _REASONS = {0x81, 0x82, 0x87, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x97}
 
 
 class FuzzedClient:
-    """Owns its end of a connection in memory. Never waits: what the broker does not take is kept back."""
+    """Owns its wire. Never waits: what does not fit is not sent.
 
-    def __init__(self, stream: MemoryClient, *, narrow: bool = False) -> None:
-        self._stream = stream
-        #: then the broker may give up before its last words were read
-        self._narrow = narrow
-        if narrow:
-            stream._in.size = _NARROW_BYTES
+    `told` is False where the broker may give up before its last words were read.
+    """
+
+    def __init__(self, wire: Wire, *, told: bool) -> None:
+        self._wire = wire
+        self._told = told
         self._sent = bytearray()
         self._received = bytearray()
         self._cut = False
@@ -44,16 +42,21 @@ class FuzzedClient:
     def send(self, octets: bytes) -> None:
         """Send as much as fits."""
         octets = octets[: SENT_BYTES_MAX - len(self._sent)]
-        pipe = self._stream._out
-        if octets and not self._cut and not pipe.closed:
-            self._sent += octets[: pipe.put(octets)]
+        if octets and not self._cut:
+            self._sent += octets[: self._wire.put(octets)]
+            self._unseen = True
+
+    def had_its_turn(self) -> None:
+        """The broker had time to take what was sent."""
+        self._unseen = self._unseen and self._wire.unread
 
     def read(self, *, acknowledge: bool = False) -> None:
         """Take what has come; `acknowledge` answers it as the standard wants it."""
-        pipe = self._stream._in
-        octets = pipe.take(len(pipe.buffer))
+        if self._cut:
+            return
+        octets = self._wire.take()
         self._received += octets
-        self._closed = self._closed or (pipe.closed and not self._cut)
+        self._closed = self._closed or self._wire.ended
         if acknowledge and octets and (version := self._version()) is not None:
             for packet in Decoder(version=version, role="client").feed(octets):
                 self._answer(packet, version)
@@ -69,12 +72,11 @@ class FuzzedClient:
             case p.Pubrel():
                 self.send(encode(p.Pubcomp(packet.packet_identifier), version))
 
-    async def cut(self) -> None:
-        """End the connection as a network does."""
+    def cut(self) -> None:
+        """End the connection as a network does; harmless when repeated."""
         self.read()
-        self._unseen = bool(self._stream._out.buffer)
         self._cut = True
-        await self._stream.aclose()
+        self._wire.cut()
 
     def _connect(self) -> dict[str, Any] | None:
         try:
@@ -90,10 +92,12 @@ class FuzzedClient:
     async def end(self) -> None:
         """Cut the connection if it is still there, and judge."""
         if not self._cut:
-            while self._stream._in.buffer:
+            length = -1
+            while length < len(self._received):
+                length = len(self._received)
                 self.read()
                 await wait_all_tasks_blocked()
-            await self.cut()
+            self.cut()
         connect = self._connect()
         if connect is None:
             # not MQTT of any version, or not yet: what can be said is a CONNACK of MQTT 3, and that it is over
@@ -103,7 +107,7 @@ class FuzzedClient:
             return
         version = connect["version"]
         answers, verdict = naive_decoder.decode_stream(bytes(self._received), version, "server")
-        assert verdict == "done" or (verdict == "incomplete" and (self._narrow or not self._closed)), (
+        assert verdict == "done" or (verdict == "incomplete" and not (self._told and self._closed)), (
             f"sent to the client: {verdict} after {answers[-1:]}"
         )
         self._judge(connect, answers)
@@ -121,7 +125,7 @@ class FuzzedClient:
         if not self._closed:
             assert self._unseen or verdict != "refused", "what the standard forbids was let pass"
             return
-        if version != 5 or self._narrow or connect["properties"].get("maximum_packet_size", 100) < _PACKET_BYTES_MIN:
+        if version != 5 or not self._told or connect["properties"].get("maximum_packet_size", 100) < _PACKET_BYTES_MIN:
             return
         if any(packet["type"] == "disconnect" for packet in sent):
             return  # it said goodbye itself, or nearly

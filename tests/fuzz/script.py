@@ -51,7 +51,11 @@ class Setting(Struct, frozen=True):
     plugin: bool = False
     #: only a few octets wait for a client: the broker is blocked until it reads
     narrow: bool = False
-    #: in which order tasks have their turn, 0..15
+    #: a store whose answers come later
+    late_store: bool = False
+    #: the `pump` shell, over TCP; else `raw`, in memory
+    pump: bool = False
+    #: in which order tasks have their turn, 0..7
     order: int = 0
 
 
@@ -74,7 +78,7 @@ _WITH_OCTETS = (Do.SEND, Do.PIECES)
 def read_script(data: bytes) -> tuple[Setting, list[Step]]:
     """The script that these octets are."""
     header = data[0] if data else 1
-    setting = Setting(bool(header & 1), bool(header & 2), bool(header & 4), header >> 4)
+    setting = Setting(*(bool(header >> place & 1) for place in range(5)), header >> 5)
     return setting, list(_steps(data))[:STEPS_MAX]
 
 
@@ -93,7 +97,8 @@ def _steps(data: bytes) -> Iterator[Step]:
 
 def write_script(setting: Setting, steps: Iterable[Step]) -> bytes:
     """The octets of a script."""
-    out = bytearray([setting.flow_cache | setting.plugin << 1 | setting.narrow << 2 | setting.order << 4])
+    bits = (setting.flow_cache, setting.plugin, setting.narrow, setting.late_store, setting.pump)
+    out = bytearray([sum(bit << place for place, bit in enumerate(bits)) | setting.order << 5])
     for step in steps:
         out.append(step.do | step.argument << 3)
         if step.do in _WITH_OCTETS:

@@ -26,15 +26,17 @@ from acebroker_codec.packets import PacketType, Publish, Subscribe
 from acebroker_middleware.connection import Connection
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.bounds import Limits
+from tests.broker.storage.waiting import WaitingStore
 from tests.fuzz.bystanders import Bystanders
 from tests.fuzz.damage import damaged
 from tests.fuzz.door import Door
 from tests.fuzz.fuzzed_client import FuzzedClient
 from tests.fuzz.packets import READY, TOPICS, octets_to_send, vectors
 from tests.fuzz.script import Do, Setting, Step, read_script, write_script
+from tests.fuzz.wires import MemoryWire, TcpWire, Wire
 from tests.strategies import VERSIONS
 from trio_acebroker import Broker, BrokerConfig
-from trio_acebroker.config import Authentication, SysTopics
+from trio_acebroker.config import Authentication, Listener, SysTopics
 from trio_acebroker.runtime.shells.base import READ_BYTES_MAX
 from trio_acebroker.storage.memory import MemoryStore
 
@@ -123,34 +125,37 @@ def _execute(data: bytes) -> None:
 
 def _broker(setting: Setting) -> Broker:
     config = BrokerConfig(
-        listeners=(),
+        listeners=(Listener(port=0, shell="pump"),) if setting.pump else (),
         authentication=Authentication(anonymous=True),
         limits=LIMITS,
         sys_topics=SysTopics(interval_seconds=0),
     )
     stages = [_Refusing()] if setting.plugin else []
-    return Broker(config, stages=stages, flow_cache=setting.flow_cache)
+    store = WaitingStore() if setting.late_store else None
+    return Broker(config, stages=stages, store=store, flow_cache=setting.flow_cache)
 
 
 async def _play(setting: Setting, steps: list[Step], errors: _Errors) -> None:
     broker = _broker(setting)
+    clients = _Clients(broker, setting)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(broker.serve)
+            clients.addresses = await nursery.start(broker.serve)
             bystanders = Bystanders(broker)
             await bystanders.start(nursery)
             before = _held(broker)
-            clients = _Clients(broker, setting)
             await clients.open()
             for step in steps:
                 await _do(broker, bystanders, clients, step)
                 if step.at_once:
                     continue
                 await bystanders.exchange()
+                clients.had_their_turn()
                 _check_bounds(broker)
                 errors.check()
             await wait_all_tasks_blocked()
-            for client in [*clients.ended, *clients.open_ones]:
+            clients.had_their_turn()
+            for client in clients.all:
                 await client.end()
             await trio.sleep(LIMITS.session_expiry_seconds_max + 1)
             await bystanders.exchange()
@@ -158,17 +163,20 @@ async def _play(setting: Setting, steps: list[Step], errors: _Errors) -> None:
             bystanders.check()
             nursery.cancel_scope.cancel()
     finally:
+        for client in clients.all:
+            client.cut()
         errors.check()
 
 
 class _Clients:
-    """The fuzzed clients: those whose connection is open, the present one last, and those that were cut."""
+    """The fuzzed clients. Those in `open_ones` are connected, the last of them is the present one."""
 
     def __init__(self, broker: Broker, setting: Setting) -> None:
         self._broker = broker
-        self._narrow = setting.narrow
+        self._setting = setting
+        self.addresses: list[tuple[str, int]] = []
         self.open_ones: list[FuzzedClient] = []
-        self.ended: list[FuzzedClient] = []
+        self.all: list[FuzzedClient] = []
 
     @property
     def present(self) -> FuzzedClient:
@@ -177,13 +185,22 @@ class _Clients:
     async def open(self) -> None:
         """One more; the oldest is cut where there are too many."""
         if len(self.open_ones) >= CLIENTS_MAX:
-            await self.cut(0)
-        self.open_ones.append(FuzzedClient(await self._broker.connect(), narrow=self._narrow))
+            self.cut(0)
+        wire: Wire
+        if self._setting.pump:
+            wire = TcpWire(self.addresses[0])
+        else:
+            wire = MemoryWire(await self._broker.connect(), narrow=self._setting.narrow)
+        client = FuzzedClient(wire, told=self._setting.pump or not self._setting.narrow)
+        self.open_ones.append(client)
+        self.all.append(client)
 
-    async def cut(self, index: int) -> None:
-        client = self.open_ones.pop(index)
-        await client.cut()
-        self.ended.append(client)
+    def cut(self, index: int) -> None:
+        self.open_ones.pop(index).cut()
+
+    def had_their_turn(self) -> None:
+        for client in self.open_ones:
+            client.had_its_turn()
 
 
 async def _do(broker: Broker, bystanders: Bystanders, clients: _Clients, step: Step) -> None:
@@ -201,7 +218,7 @@ async def _do(broker: Broker, bystanders: Bystanders, clients: _Clients, step: S
         case Do.WAIT:
             await trio.sleep(WAITS[step.argument % len(WAITS)])
         case Do.CUT:
-            await clients.cut(-1)
+            clients.cut(-1)
             await clients.open()
         case Do.ANOTHER if step.argument & 1:
             clients.open_ones.insert(0, clients.open_ones.pop())
@@ -244,7 +261,8 @@ def _check_bounds(broker: Broker) -> None:
 def _held(broker: Broker) -> dict[str, object]:
     """What a broker holds for its clients; retained messages and counters apart, which stay."""
     assert broker._nursery is not None
-    assert isinstance(broker.store, MemoryStore)
+    store = broker.store.inner if isinstance(broker.store, WaitingStore) else broker.store
+    assert isinstance(store, MemoryStore)
     return {
         "connections": sorted(task.conn.client_identifier for task in broker.connections),
         "unauthenticated": len(broker._unauthenticated),
@@ -254,7 +272,7 @@ def _held(broker: Broker) -> dict[str, object]:
         "sessions": sorted(broker.session.sessions),
         "subscriptions": sorted(broker.router.tree.filters()),
         "nodes of the tree": broker.router.tree.node_count,
-        "rows of the store": sorted(broker.store._rows),
+        "rows of the store": sorted(store._rows),
         "timers": sum(timer.callback is not None for bucket in broker.timers._buckets.values() for timer in bucket),
         "waiting": [
             (name, len(state.queue), len(state.window), len(state.inbound), bool(state.retained_waiting))
@@ -268,7 +286,7 @@ def _held(broker: Broker) -> dict[str, object]:
 
 @st.composite
 def _inputs(draw: st.DrawFn) -> bytes:
-    setting = draw(st.builds(Setting, st.booleans(), st.booleans(), st.booleans(), st.integers(0, 15)))
+    setting = draw(st.builds(Setting, *[st.booleans()] * 5, st.integers(0, 7)))
     version = draw(st.sampled_from(VERSIONS))
     steps: list[Step] = []
     if draw(st.integers(0, 9)):

@@ -177,7 +177,7 @@ def test_every_byte_string_is_a_script(data: bytes) -> None:
 
 
 def test_a_script_says_what_is_done() -> None:
-    setting = Setting(flow_cache=False, plugin=True, narrow=True, order=9)
+    setting = Setting(flow_cache=False, plugin=True, narrow=True, late_store=False, pump=True, order=5)
     steps = [Step(Do.SEND, 3, b"abc"), Step(Do.PIECES, 31, b""), Step(Do.READY, 30), Step(Do.WAIT), Step(Do.OTHERS, 7)]
     assert read_script(write_script(setting, steps)) == (setting, steps)
 
