@@ -68,6 +68,7 @@ __all__ = [
     "PropertyType",
     "decode_properties",
     "encode_properties",
+    "forwarded_properties_end",
 ]
 
 P = TypeVar("P", bound=Struct)
@@ -295,6 +296,45 @@ def decode_properties(data: bytes, pos: int, end: int, context: PropertyContext[
         if name in values:
             values[name] = tuple(values[name])
     return context.struct(**values), stop
+
+
+#: what subscribers get as the publisher sent it [MQTT-3.3.2-4], [MQTT-3.3.2-15 .. -18], [MQTT-3.3.2-20]
+_FORWARDED: Final[dict[int, tuple[Property, _Reader]]] = {
+    identifier: found
+    for identifier, found in IN_PUBLISH.readers.items()
+    if found[0].name not in ("message_expiry_interval", "subscription_identifiers", "topic_alias")
+}
+
+
+def forwarded_properties_end(data: bytes, pos: int, end: int) -> int:
+    """Where the properties of a PUBLISH at `pos` end, if subscribers get these very octets.
+
+    0 where they are not what `encode_properties` makes of them (another order), where the broker has to act on one
+    (Message Expiry Interval, Topic Alias), and where `decode_properties` raises.
+    """
+    try:
+        length, pos = read_variable_byte_integer(data, pos, end)
+        stop = pos + length
+        if stop > end:
+            return 0
+        last = 0
+        while pos < stop:
+            identifier = data[pos]
+            found = _FORWARDED.get(identifier)
+            if found is None:
+                return 0
+            row, read = found
+            if identifier < last or (identifier == last and not row.repeatable):
+                return 0
+            last = identifier
+            value, pos = read(data, pos + 1, stop)
+            if row.values is not None and value not in row.values:
+                return 0
+            if row.is_topic_name:
+                check_topic_name(value)
+    except MqttError:
+        return 0
+    return stop
 
 
 def encode_properties(properties: Struct) -> bytes:

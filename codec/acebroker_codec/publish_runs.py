@@ -35,6 +35,8 @@ _BLANK: Final = {octet: bytes((octet, 2, 0, 0)) * RUN_FRAMES_MAX for octet in (0
 
 def acknowledgements(first_octet: int, run: bytes) -> bytes:
     """The answers to a run of acknowledgements: the same identifiers behind another first octet."""
+    if len(run) == 4:
+        return _BLANK[first_octet][:2] + run[2:]
     answers = bytearray(run)
     count = len(run) >> 2
     answers[0::4] = _BLANK[first_octet][0 : count * 4 : 4]

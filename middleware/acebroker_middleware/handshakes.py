@@ -59,7 +59,7 @@ class Handshakes:
             state = conn.session
             if state is None or state.durable or conn.ack_queue.pubrec.open:
                 return pos
-            if data.startswith(data[pos:topic_end], end):
+            if end < len(data) and data.startswith(data[pos:topic_end], end):
                 run = run_of_publications(data, pos, topic_end, end, conn.v5)
                 if run.count > 1 and len(state.inbound) + run.count <= conn.receive_max:
                     self._keep(conn, state, run)
@@ -68,7 +68,7 @@ class Handshakes:
         route = flow.route
         if route.durable or conn.ack_queue.puback.open:
             return pos
-        if not flow.echo and route.targets and data.startswith(data[pos:topic_end], end):
+        if end < len(data) and not flow.echo and route.targets and data.startswith(data[pos:topic_end], end):
             run = run_of_publications(data, pos, topic_end, end, conn.v5)
             if run.count > 1:
                 self._fan_out(conn, flow.topic, route, run, 1)
@@ -77,23 +77,12 @@ class Handshakes:
                 return pos + len(run.frames)
         return end if self._publish_qos_1(conn, flow, data, pos, topic_end, end) else pos
 
-    @staticmethod
-    def _payload(conn: Connection, data: bytes, topic_end: int, end: int) -> bytes | None:
-        """The Application Message; None where the frame is odd."""
-        start = topic_end + 2
-        if conn.v5:
-            if start >= end or data[start]:
-                return None
-            start += 1
-        return data[start:end] if data[topic_end] or data[topic_end + 1] else None
-
     def _publish_qos_1(self, conn: Connection, flow: Flow, data: bytes, pos: int, topic_end: int, end: int) -> bool:
-        payload = self._payload(conn, data, topic_end, end)
-        if payload is None:
-            return False
         identifier = data[topic_end] << 8 | data[topic_end + 1]
-        message = Message(flow.topic, payload, 1, False, NO_PUBLISH_PROPERTIES, None, conn.client_identifier)
-        self._fan_out_qos_1(flow.route, message, conn.v5, data[pos:topic_end], data[topic_end + 2 : end])
+        after = data[topic_end + 2 : end]
+        if not identifier or (conn.v5 and after[:1] != b"\0"):
+            return False
+        self._fan_out_qos_1(conn, flow, data[pos:topic_end], after)
         counters = self._counters
         counters.publish_received += 1
         counters.packets_received += 1
@@ -105,11 +94,12 @@ class Handshakes:
             acks.fill(identifier, 0x10)  # no matching subscribers
         return True
 
-    def _fan_out_qos_1(self, route: Route, message: Message, v5: bool, before: bytes, after: bytes) -> None:
+    def _fan_out_qos_1(self, publisher: Connection, flow: Flow, before: bytes, after: bytes) -> None:
         """`Router.fan_out` for a fast route, whose targets take the frame as it came but for its Packet Identifier."""
+        v5 = publisher.v5
+        delivery: Delivery | None = None
         frames: Frames | None = None
-        delivery = Delivery(message, 1)
-        for target in route.targets:
+        for target in flow.route.targets:
             state = target.session
             conn = state.connection
             if conn is None and not target.qos:
@@ -125,11 +115,14 @@ class Handshakes:
             ):
                 window = state.window
                 if len(window.published) + len(window.released) < conn.send_max:
-                    conn.write(before + window.open(delivery, 1).to_bytes(2, "big") + after)
+                    conn.write(before + window.open(None, 1).to_bytes(2, "big") + after)
                     self._counters.publish_sent += 1
                     continue
-            if frames is None:
-                frames = Frames(message, self._clock.now)
+            if delivery is None or frames is None:
+                payload = after[1:] if v5 else after
+                name = publisher.client_identifier
+                delivery = Delivery(Message(flow.topic, payload, 1, False, NO_PUBLISH_PROPERTIES, None, name), 1)
+                frames = Frames(delivery.message, self._clock.now)
                 frames.adopt(v5, 0x32, before, after)
             if target.qos:
                 self._deliver.offer(state, delivery, frames, checked=True)
@@ -139,13 +132,15 @@ class Handshakes:
     def _publish_qos_2(
         self, conn: Connection, state: SessionState, flow: Flow, data: bytes, topic_end: int, end: int
     ) -> bool:
-        payload = self._payload(conn, data, topic_end, end)
-        if payload is None:
-            return False
         identifier = data[topic_end] << 8 | data[topic_end + 1]
+        payload = data[topic_end + 2 : end]
+        if conn.v5:
+            if payload[:1] != b"\0":
+                return False
+            payload = payload[1:]
         inbound = state.inbound
         if identifier not in inbound:
-            if len(inbound) >= conn.receive_max:
+            if not identifier or len(inbound) >= conn.receive_max:
                 return False
             inbound[identifier] = Publish(flow.topic, payload, 2, False, False, identifier)
         self._counters.packets_received += 1
@@ -226,7 +221,7 @@ class Handshakes:
         if state is None or state.durable:
             return pos
         identifiers: tuple[int, ...] = (data[pos + 2] << 8 | data[pos + 3],)
-        if data.startswith(data[pos : pos + 2], pos + 4):
+        if pos + 4 < len(data) and data.startswith(data[pos : pos + 2], pos + 4):
             identifiers = run_of_acknowledgements(data, pos)
         first_octet = data[pos]
         if first_octet == PUBREL:

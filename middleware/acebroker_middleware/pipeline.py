@@ -16,6 +16,7 @@ from typing import Any, Final
 from acebroker_codec.errors import MqttError
 from acebroker_codec.frames import frame_extent
 from acebroker_codec.packets import Connect, Packet, PacketType
+from acebroker_codec.properties import forwarded_properties_end
 from acebroker_codec.topics import check_topic_name
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.decode import Decode
@@ -28,14 +29,19 @@ from acebroker_middleware.runs import Runs
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.ports import Maybe
 
-__all__ = ["FLOW_OVERHEAD_BYTES", "Pipeline"]
+__all__ = ["FLOW_OVERHEAD_BYTES", "PROPERTIES_BYTES_MAX", "PROPERTIES_MAX", "Pipeline"]
 
 #: what one remembered flow costs beside its topic, for the octet limit
 FLOW_OVERHEAD_BYTES: Final = 256
+#: properties of PUBLISH that are remembered as good, and the octets of those of one packet
+PROPERTIES_MAX: Final = 1_024
+PROPERTIES_BYTES_MAX: Final = 512
 
 
 _ACK_TYPES = frozenset((PacketType.PUBACK, PacketType.PUBREC, PacketType.PUBREL, PacketType.PUBCOMP))
 _ACKS = frozenset((PUBACK, PUBREC, PUBREL, PUBCOMP))
+_FAST: Final = FlowMode.FAST
+_PACKETS: Final = FlowMode.PACKETS
 
 
 class Pipeline:
@@ -64,6 +70,8 @@ class Pipeline:
         self._plans = tuple((s, getattr(s, "plan", None)) for s in self._flow_stages)
         self._runs = Runs(round_, tuple(s for s in self._flow_stages if hasattr(s, "on_run")))
         self._flow_cache = flow_cache
+        #: properties of PUBLISH that were seen to go on as they are
+        self._properties: set[bytes] = set()
         plugins = [s for s in self._chain if s.name not in self._builtin]
         # plugins see every packet of QoS 1 and 2 that they want; the built-in stages have had their say in the flow
         self._handshake_flows = not any(PacketType.PUBLISH in s.wants for s in plugins)
@@ -125,21 +133,49 @@ class Pipeline:
                 needed = end - pos
                 break
             first_octet = data[pos]
-            if first_octet & 0xF9 == 0x30 and flows is not None and end - start >= 2:
+            if flows is not None and first_octet & 0xF9 == 0x30 and end - start >= 2:
                 topic_end = start + 2 + (data[start] << 8 | data[start + 1])
                 header_end = topic_end
-                if plain_v5 and first_octet == 0x30 and topic_end < end and data[topic_end] == 0:
-                    header_end += 1
-                flow = None
-                if header_end <= end and (header_end > topic_end or not plain_v5 or first_octet != 0x30):
+                if plain_v5 and first_octet == 0x30:
+                    if topic_end < end and data[topic_end] == 0:
+                        header_end += 1
+                    else:
+                        header_end = self._properties_end(data, topic_end, end)
+                if header_end <= end:
                     topic = data[start + 2 : topic_end]
                     flow = flows.get(topic)
                     if flow is None or flow.route.version != epoch.routes:
                         flow = self._flow(conn, topic)
-                if first_octet != 0x30:
-                    if (
-                        flow is not None
-                        and flow.mode is FlowMode.FAST
+                    if flow is None:
+                        pass
+                    elif first_octet == 0x30:
+                        if flow.mode is not _PACKETS and end - pos <= flow.route.packet_bytes_max:
+                            if batch:
+                                pending = self.run(conn, batch)
+                                batch = []
+                                flows = conn.flows if conn.session is not None else None
+                                if pending is not None:
+                                    return self._continue(conn, pending, data, pos)
+                                continue  # rights and routes may have changed
+                            if flow is not current and (current is None or not self._runs.continues(current, flow)):
+                                if current is not None:
+                                    self._runs.forward(conn, current, data, run_start, pos, count)
+                                current = flow
+                                run_start = pos
+                                count = 0
+                            count += 1
+                            if end + 1 < size and data[end + 1] == length:
+                                header = data[pos:header_end]
+                                octets = end - pos
+                                pos = end
+                                while data.startswith(header, pos) and pos + octets <= size:
+                                    pos += octets
+                                count += (pos - end) // octets
+                            else:
+                                pos = end
+                            continue
+                    elif (
+                        flow.mode is _FAST
                         and first_octet != 0x36
                         and self._handshake_flows
                         and not batch
@@ -152,30 +188,6 @@ class Pipeline:
                         if taken > pos:
                             pos = taken
                             continue
-                elif (
-                    flow is not None and flow.mode is not FlowMode.PACKETS and end - pos <= flow.route.packet_bytes_max
-                ):
-                    if batch:
-                        pending = self.run(conn, batch)
-                        batch = []
-                        flows = conn.flows if conn.session is not None else None
-                        if pending is not None:
-                            return self._continue(conn, pending, data, pos)
-                        continue  # rights and routes may have changed
-                    if flow is not current:
-                        if current is not None:
-                            self._runs.forward(conn, current, data, run_start, pos, count)
-                        current = flow
-                        run_start = pos
-                        count = 0
-                    header = data[pos:header_end]
-                    octets = end - pos
-                    first = pos
-                    pos = end
-                    while data.startswith(header, pos) and pos + octets <= size:
-                        pos += octets
-                    count += (pos - first) // octets
-                    continue
             elif length == 2 and first_octet in _ACKS and flows is not None and self._handshake_acks and not batch:
                 if current is not None:
                     self._runs.forward(conn, current, data, run_start, pos, count)
@@ -212,6 +224,22 @@ class Pipeline:
             session = conn.session
             if session is not None and session.pump_due:
                 self._deliver.pump(session)
+
+    def _properties_end(self, data: bytes, pos: int, end: int) -> int:
+        """Where the properties at `pos` of a QoS 0 PUBLISH end, if they go on as they are; else behind `end`."""
+        if pos >= end:
+            return end + 1
+        stop = pos + 1 + data[pos]
+        if data[pos] < 0x80 and data[pos:stop] in self._properties:
+            return stop
+        stop = forwarded_properties_end(data, pos, end)
+        if not stop:
+            return end + 1
+        if stop - pos <= PROPERTIES_BYTES_MAX:
+            if len(self._properties) >= PROPERTIES_MAX:
+                self._properties.clear()
+            self._properties.add(data[pos:stop])
+        return stop
 
     @staticmethod
     def _failed(conn: Connection, error: MqttError) -> MqttError:

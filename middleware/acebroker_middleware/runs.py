@@ -1,4 +1,4 @@
-"""Runs: rows of QoS 0 PUBLISH frames of one flow, forwarded as slices of the input.
+"""Runs: rows of QoS 0 PUBLISH frames that go the same way, forwarded as slices of the input.
 
 A run is encoded at most twice: as it came, and once for the subscribers of the other protocol level (an
 MQTT 5 frame has one octet more, its empty properties). Each subscriber's out-queue is bounded in
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from acebroker_codec.errors import MqttError
-from acebroker_codec.wire import encode_variable_byte_integer
+from acebroker_codec.wire import encode_variable_byte_integer, read_variable_byte_integer
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import Flow, FlowKey, FlowMode
@@ -27,6 +27,15 @@ class Runs:
         self._round = round_
         self._counters = round_.counters
         self._stages = stages
+
+    def continues(self, flow: Flow, other: Flow) -> bool:
+        """Whether frames of another flow may stand in a run of this one: they go to the same sessions."""
+        return (
+            flow.route.fast_3 == other.route.fast_3
+            and flow.route.fast_5 == other.route.fast_5
+            and flow.mode is other.mode is FlowMode.FAST
+            and not self._stages
+        )
 
     def forward(self, conn: Connection, flow: Flow, data: bytes, start: int, end: int, count: int) -> None:
         """Forward the `count` frames in `data[start:end]` to everybody on the flow's route."""
@@ -119,16 +128,20 @@ def _frames_end(data: bytes, pos: int, count: int) -> int:
 
 
 def from_5_to_3(run: bytes) -> bytes:
-    """MQTT 5 QoS 0 frames with empty properties as MQTT 3 frames."""
+    """MQTT 5 QoS 0 frames as MQTT 3 frames, without their properties."""
     out = bytearray()
     pos = 0
     while pos < len(run):
         start, end = _frame(run, pos)
         topic_end = start + 2 + (run[start] << 8 | run[start + 1])
+        payload_start = topic_end + 1
+        if run[topic_end]:
+            length, payload_start = read_variable_byte_integer(run, topic_end, end)
+            payload_start += length
         out.append(run[pos])
-        out += encode_variable_byte_integer(end - start - 1)
+        out += encode_variable_byte_integer(end - start - (payload_start - topic_end))
         out += run[start:topic_end]
-        out += run[topic_end + 1 : end]
+        out += run[payload_start:end]
         pos = end
     return bytes(out)
 

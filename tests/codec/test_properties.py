@@ -19,6 +19,7 @@ from acebroker_codec.properties import (
     PropertyType,
     decode_properties,
     encode_properties,
+    forwarded_properties_end,
 )
 from acebroker_codec.wire import encode_string, encode_variable_byte_integer
 from tests.codec import naive_decoder
@@ -283,3 +284,49 @@ def test_many_repeated_ones_take_time_in_proportion() -> None:
 def test_authentication_data_may_be_empty_and_is_then_there() -> None:
     values = decode(section(b"\x15\0\1m", b"\x16\0\0"), IN_CONNECT)
     assert values.authentication_data == b""
+
+
+# ---- forwarded as they are ----
+
+
+def forwarded(octets: bytes) -> int:
+    """`forwarded_properties_end`, by decoding and encoding again."""
+    try:
+        values, end = decode_properties(octets, 0, len(octets), IN_PUBLISH)
+    except MqttError:
+        return 0
+    if (
+        values.message_expiry_interval is not None
+        or values.topic_alias is not None
+        or values.subscription_identifiers
+        or encode_properties(values) != octets[:end]
+    ):
+        return 0
+    return end
+
+
+@pytest.mark.parametrize("role", ROLES)
+@given(data=st.data())
+def test_what_is_forwarded_as_it_is(role: Any, data: st.DataObject) -> None:
+    octets = encode_properties(data.draw(properties(IN_PUBLISH, role)))
+    assert forwarded_properties_end(octets + b"payload", 0, len(octets) + 7) == forwarded(octets)
+    assert forwarded_properties_end(b"ab" + octets, 2, 2 + len(octets)) == (forwarded(octets) or -2) + 2
+    for size in range(len(octets)):
+        assert forwarded_properties_end(octets, 0, size) == 0, "cut short"
+
+
+@given(st.lists(st.sampled_from([entry(row) for row in IN_PUBLISH.properties.values()]), max_size=4))
+def test_only_in_the_order_that_we_would_write(entries: list[bytes]) -> None:
+    octets = section(*entries)
+    assert forwarded_properties_end(octets, 0, len(octets)) == forwarded(octets)
+
+
+def test_user_properties_repeat_and_keep_their_order() -> None:
+    octets = section(b"\x26\0\1b\0\0", b"\x26\0\1a\0\0", b"\x26\0\1b\0\0")
+    assert forwarded_properties_end(octets, 0, len(octets)) == len(octets)
+
+
+@given(octets=st.binary(max_size=30))
+def test_arbitrary_octets_are_forwarded_only_where_they_are_right(octets: bytes) -> None:
+    for data in (octets, section(octets), section(b"\x01" + octets[:1], b"\x08" + octets[1:])):
+        assert forwarded_properties_end(data, 0, len(data)) == forwarded(data)

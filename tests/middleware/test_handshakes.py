@@ -19,7 +19,6 @@ from acebroker_codec.packets import (
     Subscribe,
     SubscriptionRequest,
 )
-from acebroker_middleware.state.bounds import Limits
 from tests.middleware.world import Peer, World
 
 
@@ -70,7 +69,7 @@ def test_every_publication_that_was_received_is_answered_as_the_first_was() -> N
 @pytest.mark.parametrize("flow_cache", [True, False])
 def test_more_than_the_receive_maximum(flow_cache: bool) -> None:
     """What fits is received; what is too much ends the connection [MQTT-3.3.4-9]."""
-    world = World(flow_cache=flow_cache, limits=Limits(receive_max=5))
+    world = World(flow_cache=flow_cache, receive_max=5)
     peer = connected(world, "p")
     world.send(peer, *(Publish("t", b"m", 2, packet_identifier=number) for number in range(1, 4)))
     world.send(peer, *(Publish("t", b"m", 2, packet_identifier=number) for number in range(4, 9)))

@@ -15,6 +15,7 @@ from acebroker_codec.packets import (
     PacketType,
     Pingreq,
     Pingresp,
+    ProtocolVersion,
     Puback,
     Pubcomp,
     Publish,
@@ -27,7 +28,7 @@ from acebroker_middleware.connection import Connection
 from acebroker_middleware.decode import Decode
 from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import FlowKey, FlowMode, Verdict
-from acebroker_middleware.pipeline import FLOW_OVERHEAD_BYTES, Pipeline
+from acebroker_middleware.pipeline import FLOW_OVERHEAD_BYTES, PROPERTIES_MAX, Pipeline
 from acebroker_middleware.stage import Batch, per_packet
 from tests.middleware.assembly import Assembly, Client, Pending, publish, subscribe
 
@@ -210,6 +211,88 @@ def test_a_run_that_a_stage_raises_for_ends_the_connection(error: Exception) -> 
     writer.send(publish("t"))
     assert isinstance(writer.ended, StageFailure) or writer.ended is error
     assert reader.got() == []
+
+
+def test_a_run_goes_on_over_topics_with_the_same_readers() -> None:
+    """What goes to the same sessions leaves in one piece, and nothing else does."""
+    broker, reader, writer = pair()
+    other = broker.client("other", 5)
+    other.send(subscribe("v/#"))
+    frames = [publish(topic, b"1") for topic in ("t", "t", "u/u", "t", "v/1", "v/2", "u/u")]
+    writer.send(*frames[:1], publish("u/u"), publish("v/1"), publish("v/2"))  # known flows from here on
+    reader.got(), other.got()
+    writer.send(*frames)
+    assert [len(chunk) for chunk in reader.conn.out] == [
+        sum(len(encode(frame, ProtocolVersion.MQTT_5)) for frame in chunk)
+        for chunk in (frames[:4], frames[4:6], frames[6:])
+    ]
+    assert reader.messages() == [b"1"] * 7
+    assert other.messages() == [b"1"] * 2
+
+
+def test_a_stage_that_counts_runs_gets_them_by_topic() -> None:
+    meter = Meter(2)
+    _, reader, writer = pair(stages=[meter])
+    writer.send(*[publish("t", b"t")] * 3, publish("u", b"u"), publish("t", b"t"))
+    assert [(topic, count) for topic, count, _ in meter.runs] == [("t", 3), ("u", 1), ("t", 1)]
+    assert reader.messages() == [b"t", b"t", b"u", b"t"]
+
+
+def with_properties(octets: bytes, payload: bytes = b"x") -> bytes:
+    """A PUBLISH of QoS 0 on topic t with these octets in the place of its properties."""
+    body = b"\0\1t" + octets + payload
+    return bytes([0x30, len(body)]) + body
+
+
+USER_PROPERTY = b"\x07\x26\0\1k\0\1v"
+
+
+@both_paths
+@pytest.mark.parametrize("reader_version", [3, 5])
+def test_properties_in_runs(reader_version: int, flow_cache: bool) -> None:
+    """Readers below MQTT 5 get the payload alone."""
+    _, reader, writer = pair(5, reader_version, flow_cache=flow_cache)
+    for _ in range(2):
+        frames = [
+            with_properties(USER_PROPERTY, b"1"),
+            with_properties(b"\0", b"22"),
+            with_properties(USER_PROPERTY, b""),
+        ]
+        writer.feed(b"".join([*frames, frames[0], frames[0]]))
+        got = reader.got()
+        assert [(p.payload, p.properties.user_properties) for p in got if isinstance(p, Publish)] == [
+            (payload, (("k", "v"),) if some and reader_version == 5 else ())
+            for payload, some in ((b"1", True), (b"22", False), (b"", True), (b"1", True), (b"1", True))
+        ]
+
+
+@both_paths
+@pytest.mark.parametrize("known", [False, True])
+def test_properties_that_run_past_the_end_of_their_packet(known: bool, flow_cache: bool) -> None:
+    """Though all their octets are in the read, and though they were good in another packet."""
+    _, reader, writer = pair(flow_cache=flow_cache)
+    if known:
+        writer.feed(with_properties(USER_PROPERTY))
+        assert reader.messages() == [b"x"]
+    frame = with_properties(USER_PROPERTY, b"")
+    writer.feed(bytes([0x30, len(frame) - 3]) + frame[2:] + frame)
+    assert isinstance(writer.ended, MqttError)
+    assert writer.ended.reason_code == ReasonCode.MALFORMED_PACKET
+    assert reader.messages() == []
+
+
+def test_remembered_properties_are_bounded() -> None:
+    _, reader, writer = pair()
+    for number in range(3 * PROPERTIES_MAX):
+        writer.feed(with_properties(b"\x0a\x26\0\1k\0\4%04d" % number))
+        assert len(writer.assembly.pipeline._properties) <= PROPERTIES_MAX
+    large = b"\x26\0\1k\x02\0" + b"v" * 0x200
+    large = bytes([len(large) & 0x7F | 0x80, len(large) >> 7]) + large
+    known = set(writer.assembly.pipeline._properties)
+    body = b"\0\1t" + large
+    writer.feed(bytes([0x30, len(body) & 0x7F | 0x80, len(body) >> 7]) + body)
+    assert writer.assembly.pipeline._properties == known
+    assert len(reader.messages()) == 3 * PROPERTIES_MAX + 1
 
 
 # ---- flows ----

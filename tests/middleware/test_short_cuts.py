@@ -28,7 +28,6 @@ from acebroker_codec.packets import (
     Unsubscribe,
     Will,
 )
-from acebroker_middleware.state.bounds import Limits
 from tests.middleware.world import Peer, World
 
 TOPICS = ("t/0", "t/1", "t/2", "a/topic/name/that/is/worth/an/alias")
@@ -59,7 +58,7 @@ class Dice:
         self.full = self.roles and self.often(0.5)
         # runs of QoS 0 are dropped whole: no QoS 0 where anything is
         self.qos_min = 1 if self.full else 0
-        self.limits = Limits(out_queue_bytes_max=self.one_of((500, 3000))) if self.full else Limits()
+        self.limits = {"out_queue_bytes_max": self.one_of((500, 3000))} if self.full else {}
         self.plain = self.often(0.5)
         self.oddness = self.one_of((0.0, 0.0, 0.05))
         self.versions = self.one_of(((4,), (5,), (3, 4, 5), (4, 5)))
@@ -116,7 +115,9 @@ class Dice:
             case 9 | 10 | 11:
                 return ("release", self.count(), "" if self.often(0.8) else self.one_of(("late", "twice", "long")))
             case _:
-                special = "" if self.often(0.8) else self.one_of(("retain", "properties", "dup"))
+                special = (
+                    "" if self.often(0.8) else self.one_of(("retain", "expiring", "properties", "properties", "dup"))
+                )
                 size = self.one_of((0, 3, 30, 150))
                 qos = self.random.randint(self.qos_min, 2)
                 return ("publish", self.one_of(self.topics), qos, self.count(), size, special)
@@ -149,8 +150,10 @@ def publications(peer: Peer, serial: Iterator[int], part: Any) -> bytes:
     if qos and (peer.conn is None or len(peer.unreleased) + count > UNRELEASED_MAX):
         return b""
     properties = PublishProperties()
-    if special == "properties" and peer.version == 5:
+    if peer.version == 5 and special == "expiring":
         properties = PublishProperties(message_expiry_interval=50, user_properties=(("k", "v"),))
+    elif peer.version == 5 and special == "properties":
+        properties = PublishProperties(content_type="c" * size, user_properties=(("k", "v"), ("k", "w")))
     frames = []
     for _ in range(count):
         payload = f"{next(serial):x}".encode().ljust(size, b".")
@@ -313,7 +316,7 @@ def test_every_client_gets_the_same_packets(seed: int) -> None:
     dice = Dice(seed)
     clients = {name: dice.profile() for name in NAMES}
     script = [dice.step() for _ in range(STEPS)]
-    short, long = World(flow_cache=True, limits=dice.limits), World(flow_cache=False, limits=dice.limits)
+    short, long = World(flow_cache=True, **dice.limits), World(flow_cache=False, **dice.limits)
     plays = (play(world, clients, script, dice.roles) for world in (short, long))
     for step, _ in zip(*plays, strict=True):
         for name in NAMES:

@@ -1,4 +1,4 @@
-"""A whole broker without a loop, a socket or a clock of its own: stages, sessions, out-queues, driven by hand.
+"""An Assembly with sockets that are none: what clients get, how they answer, and that they may not read.
 
 `World.feed` is one read of one client and the round that follows it. What each client gets stands in
 `Peer.received`; a `Peer` decodes it, and knows what it still has to acknowledge and to release.
@@ -6,10 +6,7 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from acebroker_codec.decoder import Decoder
@@ -28,51 +25,13 @@ from acebroker_codec.packets import (
     Pubrel,
     Will,
 )
-from acebroker_middleware.anonymous import Anonymous
-from acebroker_middleware.authn import Authn
-from acebroker_middleware.authz import Authz
-from acebroker_middleware.connection import CloseReason, Connection, Round
-from acebroker_middleware.decode import Decode
-from acebroker_middleware.deliver import Deliver
-from acebroker_middleware.observe import Counters
-from acebroker_middleware.pipeline import Pipeline
-from acebroker_middleware.router import Router
-from acebroker_middleware.session import Session
-from acebroker_middleware.state.bounds import Limits
-from acebroker_middleware.state.ports import Decision
-from acebroker_middleware.state.retained import RetainedMessages
+from acebroker_middleware.connection import CloseReason, Connection
+from acebroker_middleware.state.ports import Decision, Store
+from tests.middleware.assembly import Assembly
 from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.delivery import Delivery
-from trio_acebroker.storage.memory import MemoryStore
 
-__all__ = ["Peer", "Rights", "SetClock", "World"]
-
-
-class SetClock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.wall = 5000.0
-
-
-class _Timer:
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
-
-
-class _Timers:
-    def __init__(self) -> None:
-        self.heap: list[tuple[float, int, _Timer]] = []
-        self.number = itertools.count()
-
-    def call_at(self, deadline: float, callback: Callable[[], None]) -> _Timer:
-        timer = _Timer(callback)
-        heapq.heappush(self.heap, (deadline, next(self.number), timer))
-        return timer
+__all__ = ["Peer", "Rights", "World"]
 
 
 class Rights:
@@ -144,37 +103,18 @@ class Peer:
         self._decoder = Decoder(PACKET_BYTES_MAX, self.version, "client")
 
 
-class World:
-    """One broker. `flow_cache=False`: every packet goes through the stages."""
+class World(Assembly):
+    """The stages of a broker, its out-queues, and its clients."""
 
-    def __init__(
-        self,
-        *,
-        flow_cache: bool = True,
-        limits: Limits | None = None,
-        plugins: Sequence[Any] = (),
-        store: MemoryStore | None = None,
-    ) -> None:
-        self.clock = SetClock()
-        self.counters = Counters()
-        self.round = Round(self.clock, limits or Limits(), self.counters)
-        self.store = store or MemoryStore()
-        self.timers = _Timers()
+    def __init__(self, *, flow_cache: bool = True, store: Store | None = None, **limits: Any) -> None:
+        super().__init__(flow_cache=flow_cache, store=store, **limits)
         self.peers: dict[str, Peer] = {}
-        bounds = self.round.limits
-        retained = RetainedMessages(bounds.retained_messages_max, bounds.retained_bytes_max)
-        authz = Authz(self.round)
-        self.deliver = Deliver(self.round, self.store, retained, [authz])
-        self.router = Router(self.round, self.store, retained, self.deliver)
-        self.session = Session(self.round, self.store, self.timers, self.router, self.deliver)
-        anonymous = Anonymous(lambda name: self.peers[name].rights, ignore_credentials=True)
-        authn = Authn(self.round, [anonymous], lambda: "auto")
-        stages = [Decode(self.round), authn, authz, *plugins, self.session, self.router]
-        self.pipeline = Pipeline(self.round, stages, flow_cache=flow_cache)
         self.delivery = Delivery(self.round, self.deliver, BackPressure(self.round, self.timers))
 
     def peer(self, name: str, version: int) -> Peer:
+        """A client that is not connected yet."""
         peer = self.peers[name] = Peer(name, version)
+        self.authorities[name] = peer.rights
         return peer
 
     def connect(self, peer: Peer, *, clean: bool = True, will: Will | None = None, **properties: Any) -> None:
@@ -227,12 +167,7 @@ class World:
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
-        self.clock.now += seconds
-        self.clock.wall += seconds
-        while self.timers.heap and self.timers.heap[0][0] <= self.clock.now:
-            timer = heapq.heappop(self.timers.heap)[2]
-            if timer.callback is not None:
-                timer.callback()
+        super().advance(seconds)
         self.delivery.flush()
 
     def _ended(self, peer: Peer, conn: Connection, error: MqttError | None) -> None:
