@@ -88,6 +88,13 @@ class Decode:
         conn.ack_queue = AckQueue(packet.version, conn.write)
         conn.packet_bytes_max = packet.properties.maximum_packet_size
         conn.problem_information = packet.properties.request_problem_information != 0
+        if packet.will is not None:
+            self._check_topic(packet.will.topic)
+
+    def _check_topic(self, topic: str) -> None:
+        octets = len(topic) if topic.isascii() else len(topic.encode())
+        if octets > self._topic_bytes_max or topic.count("/") >= self._topic_levels_max:
+            raise ProtocolViolation("limit: topic name", ReasonCode.TOPIC_NAME_INVALID)
 
     def _admit_publish(self, conn: Connection, packet: Publish) -> Publish:
         properties = packet.properties
@@ -96,10 +103,7 @@ class Decode:
             if properties.topic_alias is not None:
                 topic = conn.receiving_aliases.resolve(packet.topic, properties.topic_alias)
                 packet = replace(packet, topic=topic)
-        topic = packet.topic
-        octets = len(topic) if topic.isascii() else len(topic.encode())
-        if octets > self._topic_bytes_max or topic.count("/") >= self._topic_levels_max:
-            raise ProtocolViolation("limit: topic name", ReasonCode.TOPIC_NAME_INVALID)
+        self._check_topic(packet.topic)
         if packet.qos:
             acks = conn.ack_queue
             slots = acks.puback if packet.qos == 1 else acks.pubrec

@@ -12,6 +12,7 @@ import trio.testing
 from acebroker_codec import packets
 from acebroker_codec.errors import ReasonCode
 from acebroker_codec.packets import Publish
+from tests.broker.limits import limit
 from tests.harness import WireClient, broker_over_tcp, connected_over_tcp, run_in_virtual_time
 from trio_acebroker import Broker, Limits
 from trio_acebroker.config import Listener
@@ -51,6 +52,7 @@ async def flood(client: WireClient) -> None:
             return
 
 
+@limit("out_queues_bytes_max")
 async def test_publishers_are_not_read_until_the_queues_are_short(shell: str) -> None:
     async with three(shell) as (broker, publisher, deaf, other):
         await other.send(packets.Pingreq())
@@ -69,6 +71,7 @@ async def test_publishers_are_not_read_until_the_queues_are_short(shell: str) ->
             nursery.cancel_scope.cancel()
 
 
+@limit("pause_seconds_max")
 async def test_a_pause_ends_with_a_cut_of_the_longest_queue(shell: str) -> None:
     async with three(shell) as (broker, publisher, _, other):
         await flood(publisher)

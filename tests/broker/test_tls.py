@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from acebroker_codec.packets import Publish
+from tests.broker.limits import limit
 from tests.harness import WireClient, broker_over_tcp, connected
 from tests.pki import Pki
 from trio_acebroker import Broker, BrokerConfig, ConfigError, Limits
@@ -89,6 +90,7 @@ async def test_a_handshake_that_does_not_end_is_cut(pki: Pki) -> None:
         await client.aclose()
 
 
+@limit("handshakes_max")
 async def test_handshakes_at_one_time_are_bounded_and_all_get_their_turn(pki: Pki) -> None:
     limits = Limits(handshakes_max=2)
     async with broker_over_tcp(listeners=(Listener(port=0, tls=tls(pki)),), limits=limits) as (broker, address):

@@ -63,6 +63,8 @@ SUBSCRIPTION_MESSAGES_MAX: Final = 10_000
 LINGERING_MAX: Final = 1_000
 #: how often the files of certificates are looked at
 CERTIFICATES_SECONDS: Final = 10.0
+#: how long accepting waits at least for its rate: less would be lost in the rounding of the clock
+ACCEPT_PAUSE_SECONDS_MIN: Final = 0.001
 #: how long accepting rests when the process has no room for another socket
 EXHAUSTED_SECONDS: Final = 0.5
 
@@ -294,13 +296,15 @@ class Broker:
             allowance = min(limits.accept_rate_max, allowance + (now - stamped) * limits.accept_rate_max)
             stamped = now
             if allowance < 1:
-                await trio.sleep((1 - allowance) / limits.accept_rate_max)
+                await trio.sleep(max((1 - allowance) / limits.accept_rate_max, ACCEPT_PAUSE_SECONDS_MIN))
                 continue
             self.clock.stamp()
             try:
                 for stream in tcp.accept():
-                    allowance -= 1
                     self._admit(door, stream)
+                    allowance -= 1
+                    if allowance < 1:
+                        break
             except OSError as error:
                 logger.error("cannot accept on %s: %s", label, error)
                 await trio.sleep(EXHAUSTED_SECONDS)
