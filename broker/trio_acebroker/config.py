@@ -26,11 +26,14 @@ from msgspec import Meta, Struct
 
 from acebroker_codec.packets import ProtocolVersion
 from acebroker_middleware.state.bounds import Limits
+from trio_acebroker.config_ace import Ace, AuthorizationServer
 from trio_acebroker.config_text import ConfigError, change_by_environment, convert, parse_toml
 
 __all__ = [
+    "Ace",
     "Authentication",
     "Authorization",
+    "AuthorizationServer",
     "BrokerConfig",
     "ConfigError",
     "Limits",
@@ -131,6 +134,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shell: Literal["auto", "raw", "pump"] = "auto"
     #: with this table, TLS is spoken here, and nothing else
     tls: Tls | None = None
+    #: take tokens without TLS, on loopback?
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         if not self.host or self.host != self.host.strip("[]* \t"):
@@ -139,6 +144,8 @@ class Listener(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError("protocol_versions is empty: no client could connect")
         if self.shell == "pump" and self.tls is not None:
             raise ConfigError("TLS is read by the raw shell: leave shell out, or say raw")
+        if self.insecure and not self.is_loopback:
+            raise ConfigError(f"listener {self.label}: insecure is for loopback only")
         if self.shell == "pump" and not PUMP_POSSIBLE:
             raise ConfigError("shell pump needs epoll, which this platform has not; auto takes what there is")
 
@@ -234,13 +241,15 @@ class BrokerConfig(
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
-    rename={"listeners": "listener", "stages": "stage"},
+    rename={"listeners": "listener", "authorization_servers": "authorization_server", "stages": "stage"},
 ):
     """Everything that a broker is told. Raises `ConfigError` where the parts contradict each other."""
 
     listeners: tuple[Listener, ...] = msgspec.field(default_factory=loopback_listeners)
     authentication: Authentication = Authentication()
     authorization: Authorization = Authorization()
+    authorization_servers: tuple[AuthorizationServer, ...] = ()
+    ace: Ace = Ace()
     limits: Limits = Limits()
     stages: tuple[StageConfig, ...] = ()
     log: Log = Log()
@@ -248,6 +257,7 @@ class BrokerConfig(
 
     def __post_init__(self) -> None:
         check_limits(self.limits)
+        self._check_ace()
         taken: dict[tuple[str, int], Listener] = {}
         names: set[str] = set()
         for listener in self.listeners:
@@ -259,9 +269,32 @@ class BrokerConfig(
             names.update({listener.name} - {""})
             self._check_somebody_may_connect(listener)
 
+    def _check_ace(self) -> None:
+        issuers = [server.issuer for server in self.authorization_servers]
+        for issuer in issuers:
+            if issuers.count(issuer) > 1:
+                raise ConfigError(f"two authorization servers have the issuer {issuer}")
+        if not issuers and self.ace != Ace():
+            raise ConfigError("[ace] says how tokens are taken, but there is no [[authorization_server]]")
+        if self.authorization.acl_file is not None and (self.ace.public_publish or self.ace.public_subscribe):
+            raise ConfigError("authorization.acl_file says what clients without a token may do: leave ace.public_* out")
+
+    def takes_tokens(self, listener: Listener) -> bool:
+        """Whether clients may show tokens on this listener: some server issues them, and nobody can read along."""
+        return bool(self.authorization_servers) and (listener.tls is not None or listener.insecure)
+
     def _check_somebody_may_connect(self, listener: Listener) -> None:
-        if self.anonymous_allowed(listener) or self.authentication.password_file is not None:
+        if (
+            self.anonymous_allowed(listener)
+            or self.authentication.password_file is not None
+            or self.takes_tokens(listener)
+        ):
             return
+        if self.authorization_servers:
+            raise ConfigError(
+                f"nobody may connect to listener {listener.label}: tokens are taken over TLS, or on loopback with "
+                "insecure = true"
+            )
         remedy = "name an authentication.password_file, or let everybody in by authentication.anonymous = true"
         if listener.is_loopback:
             raise ConfigError(f"nobody may connect to listener {listener.label}: {remedy}")
@@ -276,11 +309,14 @@ class BrokerConfig(
             return listener.anonymous
         if self.authentication.anonymous is not None:
             return self.authentication.anonymous
-        return listener.is_loopback and self.authentication.password_file is None
+        return listener.is_loopback and self.authentication.password_file is None and not self.authorization_servers
 
     def open_to(self, listener: Listener) -> str:
         """Who may connect to this listener, and what says so: a phrase for people."""
         who = []
+        if self.takes_tokens(listener):
+            issuers = " or ".join(server.issuer for server in self.authorization_servers)
+            who.append(f"clients with a token of {issuers}")
         if self.authentication.password_file is not None:
             who.append(f"users in {self.authentication.password_file}")
         if self.anonymous_allowed(listener):
@@ -290,7 +326,8 @@ class BrokerConfig(
                 why = "authentication.anonymous = true"
             else:
                 why = "loopback, and no authentication is configured"
-            who.append(f"anybody without credentials ({why})")
+            limited = self.authorization_servers and self.authorization.acl_file is None
+            who.append(f"anybody without credentials{', for public topics only' if limited else ''} ({why})")
         return ", ".join(who)
 
     @classmethod
@@ -311,6 +348,9 @@ class BrokerConfig(
             for key in TLS_FILES if isinstance(tls, dict) else ():
                 if isinstance(tls.get(key), str):
                     tls[key] = str(Path(source).parent / tls[key])
+        for entry in tables.get("authorization_server") or ():
+            _resolve_list(entry, "keys", source)
+        _resolve_list(tables.get("ace"), "private_keys", source)
         # a file that does not say who may connect lets nobody in; without a file, loopback is let in
         authentication = tables.setdefault("authentication", {})
         origins = change_by_environment(tables, cls, environ or {})
@@ -334,6 +374,13 @@ class BrokerConfig(
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not UTF-8 at octet {error.start}") from None
         return cls.from_toml(text, str(path), environ)
+
+
+def _resolve_list(table: object, key: str, source: str) -> None:
+    """Make the file names in a list of a table relative to the folder of `source`."""
+    names = table.get(key) if isinstance(table, dict) else None
+    if isinstance(table, dict) and isinstance(names, list):
+        table[key] = [str(Path(source).parent / name) if isinstance(name, str) else name for name in names]
 
 
 def check_limits(limits: Limits) -> None:

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import trio
 
+from acebroker_ace.algorithms import TOKEN_ALGORITHMS
+from acebroker_ace.token import AuthorizationServer
 from acebroker_middleware.acl import AclAuthority, AclError, AclRules, OpenAuthority
 from acebroker_middleware.anonymous import Anonymous
 from acebroker_middleware.authn import Authenticator, Authn
@@ -27,9 +29,10 @@ from acebroker_middleware.session import Session
 from acebroker_middleware.state.ports import Authority, Store, Timers
 from acebroker_middleware.state.retained import RetainedMessages
 from trio_acebroker.config import BrokerConfig, ConfigError
+from trio_acebroker.key_files import read_server_keys
 from trio_acebroker.plugins import load_stage
 
-__all__ = ["BUILT_IN", "Composition", "Placed", "compose"]
+__all__ = ["BUILT_IN", "Composition", "Placed", "authorization_servers", "compose"]
 
 #: password checks at the same time: each takes memory and a core by design
 PASSWORD_CHECKS_MAX: Final = 2
@@ -65,6 +68,7 @@ def compose(
     for stage, after in plugins:
         if after not in BUILT_IN[:-1]:
             raise ConfigError(f"stage {stage.name}: cannot stand behind {after!r}; choose {', '.join(BUILT_IN[:-1])}")
+    authorization_servers(config)  # what is wrong with their files is said before anything listens
     authz = Authz(round_)
     retained = RetainedMessages(round_.limits.retained_messages_max, round_.limits.retained_bytes_max)
     deliver_stages = [stage for stage, _ in plugins if hasattr(stage, "on_deliver")]
@@ -81,6 +85,19 @@ def compose(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return Composition(pipeline, session, router, deliver)
+
+
+def authorization_servers(config: BrokerConfig) -> tuple[AuthorizationServer, ...]:
+    """The authorization servers of a configuration, with the keys that stand in their files. Raises ConfigError."""
+    return tuple(
+        AuthorizationServer(
+            server.issuer,
+            tuple(key for path in server.keys for key in read_server_keys(path)),
+            TOKEN_ALGORITHMS.union(server.more_algorithms),
+            frozenset(server.audience),
+        )
+        for server in config.authorization_servers
+    )
 
 
 def _authenticators(config: BrokerConfig) -> list[Authenticator]:

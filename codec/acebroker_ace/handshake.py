@@ -12,7 +12,7 @@ The broker learns from what a method returns what is to be done next:
     Accepted             possession is proven; when there is a packet, send it
 
 A token shown for a challenge is verified after the answer (ACE-2.2.4.2.2-7, D-15). A nonce is taken once,
-and not after `CHALLENGE_SECONDS`.
+and not after `challenge_seconds`.
 
 Statements: ACE-2.2.4.1-5, ACE-2.2.4.2-1, ACE-2.2.4.2-4, ACE-2.2.4.2.1-1 to -5, ACE-2.2.4.2.2-1 to -8,
 ACE-2.4.1-1, ACE-4-7 to ACE-4-13, ACE-6.1-5, ACE-6.1-6, ACE-6.1-12 to -15, ACE-6.2-1, D-10, D-13, D-15, D-23, D-24.
@@ -67,7 +67,7 @@ __all__ = [
     "TokenNeeded",
 ]
 
-#: how long an answer to a challenge is waited for
+#: how long an answer to a challenge is waited for, unless told otherwise
 CHALLENGE_SECONDS: Final = 30.0
 
 
@@ -130,8 +130,9 @@ _Proof: TypeAlias = _ExporterProof | _ChallengeProof
 class BrokerHandshake(Exchange):
     """The broker's side. `now` is a clock that never goes back, `wall` seconds since the epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, challenge_seconds: float = CHALLENGE_SECONDS) -> None:
         super().__init__("server")
+        self._challenge_seconds = challenge_seconds
         #: where a failure of now belongs, for `AceError.answer`
         self.occasion = Occasion.CONNECT
         self._token_octets = b""
@@ -223,7 +224,7 @@ class BrokerHandshake(Exchange):
             raise ValueError(f"nonces have {NONCE_OCTETS} octets")
         self.sent(Step.CHALLENGE)
         self._nonce = nonce
-        self._deadline = now + CHALLENGE_SECONDS
+        self._deadline = now + self._challenge_seconds
         return Challenge(_auth(ReasonCode.CONTINUE_AUTHENTICATION, nonce), self._deadline)
 
     def _decide(self, token: AccessToken, wall: float) -> Accepted:

@@ -23,7 +23,7 @@ read here: they are no tokens until an authorization server was asked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -76,12 +76,13 @@ class AuthorizationServer(Struct, frozen=True):
     """One authorization server that may issue tokens for this broker.
 
     `keys`: its public keys, and symmetric ones that only it and this broker have. `algorithms`: names of what it
-    may sign with.
+    may sign with. `audience`: what it calls this broker, where that is not the audience of the verifier.
     """
 
     issuer: str
     keys: tuple[Key, ...]
     algorithms: frozenset[str] = TOKEN_ALGORITHMS
+    audience: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"AuthorizationServer({self.issuer!r})"
@@ -139,7 +140,7 @@ class TokenVerifier:
     def __init__(
         self,
         servers: Collection[AuthorizationServer],
-        audience: Collection[str],
+        audience: Collection[str] = (),
         *,
         own_keys: Collection[Key] = (),
         leeway_seconds: float = 0.0,
@@ -160,7 +161,7 @@ class TokenVerifier:
         token: bytes,
         now: float,
         *,
-        client_nonces: Collection[bytes] | None = None,
+        client_nonces: Container[bytes] | None = None,
         expires_in: Mapping[str, ExpiresIn] | None = None,
         known_keys: Mapping[tuple[str, bytes], Key] | None = None,
     ) -> AccessToken:
@@ -180,7 +181,7 @@ class TokenVerifier:
             raise ExpiredToken("the token has expired")
         if claims.not_before is not None and now < claims.not_before - self._leeway:
             raise PrematureToken("the token is not valid yet")
-        self._check_audience(claims)
+        self._check_audience(claims, server)
         scope = Scope.from_claim(claims.scope, json_array=self._json_scopes)
         if client_nonces is not None and claims.client_nonce not in client_nonces:
             raise StaleNonce("the token has no client nonce that is fresh")
@@ -253,11 +254,15 @@ class TokenVerifier:
 
     # ---- claims ----
 
-    def _check_audience(self, claims: Claims) -> None:
+    def _names(self, server: AuthorizationServer) -> frozenset[str]:
+        """What the server calls this broker."""
+        return server.audience or self._audience
+
+    def _check_audience(self, claims: Claims, server: AuthorizationServer) -> None:
         if claims.audience is None:
             if self._audience_required:
                 raise WrongAudience("the token has no audience")
-        elif not self._audience.intersection(claims.audience):
+        elif not self._names(server).intersection(claims.audience):
             raise WrongAudience("the token is for another audience")
 
     def _end(
@@ -268,7 +273,7 @@ class TokenVerifier:
             running = expires_in.get(server.issuer)
             if running is None:
                 raise ExpiredToken("tokens with exi are not taken from this issuer")
-            number = sequence_number(claims.identifier, self._audience, decimal=not claims.in_cbor)
+            number = sequence_number(claims.identifier, self._names(server), decimal=not claims.in_cbor)
             ends.append(running.ends_at(number, claims.expires_in, now))
         return min(ends, default=None)
 

@@ -379,6 +379,9 @@ def test_a_challenge_lasts_thirty_seconds() -> None:
     with pytest.raises(StaleChallenge):
         receive(broker, answer(), now=NOW + 30.1)
     assert broker.state is State.CLOSED
+    hasty = BrokerHandshake(challenge_seconds=5)
+    challenge = hasty.connect(connect(with_length(TOKEN)), exporter=None, nonce=BROKER_NONCE, now=NOW)
+    assert isinstance(challenge, Challenge) and challenge.deadline == NOW + 5
 
 
 @pytest.mark.parametrize("nonce", [b"", BROKER_NONCE[:-1], BROKER_NONCE + b"\0"])

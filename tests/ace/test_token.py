@@ -440,6 +440,19 @@ def test_audience(issue: Issue) -> None:
         lenient.verify(issue(claims(aud="x")), NOW)
 
 
+@ace("ACE-2.2.5-9")
+def test_each_server_may_call_the_broker_by_names_of_its_own() -> None:
+    near = AuthorizationServer(ISSUER, SERVER.keys, audience=frozenset({"rs9"}))
+    verifier = TokenVerifier([near, OTHER_SERVER], [BROKER])
+    verifier.verify(jwt_of(claims(aud="rs9")), NOW)
+    verifier.verify(jwt_of(claims(aud=BROKER, iss=OTHER_SERVER.issuer), OTHER_KEY), NOW)
+    for wrong in (claims(aud=BROKER), claims(aud="rs9", iss=OTHER_SERVER.issuer)):
+        with pytest.raises(WrongAudience):
+            verifier.verify(jwt_of(wrong, AS_ED25519 if wrong["iss"] == ISSUER else OTHER_KEY), NOW)
+    numbered = jwt_of(claims(aud="rs9", exp=None, exi=60, jti="rs91"))
+    assert verifier.verify(numbered, NOW, expires_in={ISSUER: ExpiresIn()}).expires_at == NOW + 60
+
+
 @pytest.mark.parametrize("issue", [jwt_of, cwt_of])
 @ace("ACE-2.3-9")
 def test_no_scope_permits_nothing(issue: Issue) -> None:

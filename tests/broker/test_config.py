@@ -115,8 +115,8 @@ def test_a_machine_without_ipv6_gets_one_listener(monkeypatch: pytest.MonkeyPatc
         ("[[listener]]\n[[listener]]\nprt = 1", "conf/broker.toml: listener[1].prt: unknown key; did you mean port?"),
         (
             "zzz = 1",
-            "conf/broker.toml: zzz: unknown key; known here: authentication, authorization, limits, listener, log,"
-            " stage, sys_topics",
+            "conf/broker.toml: zzz: unknown key; known here: ace, authentication, authorization, authorization_server, "
+            "limits, listener, log, stage, sys_topics",
         ),
         ("[[stage]]\nafter = 'authz'", "conf/broker.toml: stage[0]: missing required field use"),
         ("[limits]\npacket_bytes_max = '1'", "conf/broker.toml: limits.packet_bytes_max: expected int, got str"),

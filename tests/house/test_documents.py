@@ -19,7 +19,7 @@ from acebroker_middleware.testing import RecordingConnection
 from tests.house.modules import ROOT
 from trio_acebroker import Broker, Publish
 from trio_acebroker.cli import main
-from trio_acebroker.config import BrokerConfig, Listener, StageConfig, Tls
+from trio_acebroker.config import AuthorizationServer, BrokerConfig, Listener, StageConfig, Tls
 from trio_acebroker.plugins import load_stage
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +44,7 @@ def structs() -> dict[str, type[msgspec.Struct]]:
     tables: dict[str, type[msgspec.Struct]] = {
         "[[listener]]": Listener,
         "[listener.tls]": Tls,
+        "[[authorization_server]]": AuthorizationServer,
         "[[stage]]": StageConfig,
     }
     for field in msgspec.structs.fields(BrokerConfig):

@@ -76,9 +76,12 @@ NEVER: dict[str, dict[str, set[str]]] = {
     "acebroker_middleware.state": {"acebroker_middleware": {"acebroker_middleware.state"}},
     "trio_acebroker.transports": {"trio_acebroker": {"trio_acebroker.transports"}},
     "trio_acebroker.storage": {"trio_acebroker": {"trio_acebroker.storage"}},
-    "trio_acebroker.config": {"trio_acebroker": {"trio_acebroker.config_text"}},
+    "trio_acebroker.config": {"trio_acebroker": {"trio_acebroker.config_ace", "trio_acebroker.config_text"}},
     "trio_acebroker.plugins": {"trio_acebroker": {"trio_acebroker.config"}},
-    "trio_acebroker.server": {"trio_acebroker": {"trio_acebroker.config", "trio_acebroker.plugins"}},
+    "trio_acebroker.key_files": {"trio_acebroker": {"trio_acebroker.config_text"}},
+    "trio_acebroker.server": {
+        "trio_acebroker": {"trio_acebroker.config", "trio_acebroker.key_files", "trio_acebroker.plugins"}
+    },
     "trio_acebroker.runtime": {"trio_acebroker.cli": set()},
 }
 

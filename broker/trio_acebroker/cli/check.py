@@ -10,8 +10,10 @@ from pathlib import Path
 import click
 
 from trio_acebroker.cli.configuration import BadConfiguration, config_option, effective
-from trio_acebroker.cli.summary import changed_limits, pipeline, versions
+from trio_acebroker.cli.summary import changed_limits, pipeline, versions, ways_to_connect
 from trio_acebroker.config import ConfigError
+from trio_acebroker.key_files import describe
+from trio_acebroker.server import authorization_servers
 
 __all__ = ["command"]
 
@@ -25,6 +27,7 @@ def command(path: Path | None) -> None:
     config = effective(path)
     try:
         broker = Broker(config)
+        servers = authorization_servers(config)
     except ConfigError as error:
         raise BadConfiguration(str(error)) from None
     click.echo(f"{path or 'no configuration file'}: valid")
@@ -32,6 +35,12 @@ def command(path: Path | None) -> None:
     for listener in config.listeners:
         name = f"{listener.name}: " if listener.name else ""
         click.echo(f"  {name}{listener.address}, MQTT {versions(listener)}, open to {config.open_to(listener)}")
+        for way in ways_to_connect(config, listener):
+            click.echo(f"    {way}")
+    if servers:
+        click.echo("\nauthorization servers")
+    for server in servers:
+        click.echo(f"  {server.issuer}: for {' or '.join(sorted(server.audience))}; keys: {describe(server.keys)}")
     click.echo("\npipeline (stage: how it treats what is published on a known topic)")
     for name, kind in pipeline(broker.pipeline.stages):
         click.echo(f"  {name}: {kind}")
