@@ -124,6 +124,7 @@ class Connection:
         "flow_octets",
         "flows",
         "flows_before",
+        "handed_to",
         "identity",
         "keep_alive",
         "last_received",
@@ -205,6 +206,10 @@ class Connection:
         self.receiving_aliases = ReceivingAliases(limits.topic_alias_max)
         #: of its protocol version, from CONNECT on
         self.ack_queue = NO_ACKS
+
+        # by the pipeline
+        #: name of the stage that is awaited, or was the last time
+        self.handed_to = ""
 
         # by authn
         self.client_identifier = ""

@@ -281,6 +281,7 @@ class Pipeline:
         return any(isinstance(packet, Packet) and packet.packet_type in wants for packet in batch)
 
     def _hand_off(self, conn: Connection, stage: Any, pending: Awaitable[Batch], following: int) -> Awaitable[None]:
+        conn.handed_to = stage.name
         return then(
             stage_guarded(stage.name, pending), lambda batch: self.run(conn, batch, following) if batch else None
         )

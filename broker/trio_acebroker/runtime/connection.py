@@ -216,7 +216,9 @@ class ConnectionTask:
             with trio.fail_after(self.broker.config.limits.hand_off_seconds_max):
                 await pending
         except trio.TooSlowError:
-            raise StageFailure("a stage took too long") from None
+            late = f"stage {self.conn.handed_to} took too long"
+            logger.error(late, extra=self._who())
+            raise StageFailure(late) from None
         finally:
             self._handing_off = False
             self.broker.clock.stamp()
@@ -239,6 +241,7 @@ class ConnectionTask:
         assert self.nursery is not None
         for stage in self.broker.lifecycle:
             if hasattr(stage, "opened"):
+                self.conn.handed_to = stage.name
                 await self.take(stage_guarded(stage.name, stage.opened(self.conn, self.nursery)))
 
     # ---- time ----
