@@ -120,7 +120,6 @@ class Connection:
         "drain",
         "dropped",
         "end",
-        "failed",
         "flow_octets",
         "flows",
         "flows_before",
@@ -202,7 +201,6 @@ class Connection:
         self.tail = bytearray()
         self.tail_since = 0.0
         self.needed = 0
-        self.failed = False
         self.receiving_aliases = ReceivingAliases(limits.topic_alias_max)
         #: of its protocol version, from CONNECT on
         self.ack_queue = NO_ACKS

@@ -123,7 +123,7 @@ class Pipeline:
                         data, pos, limits.packet_bytes_max if conn.connected else limits.connect_bytes_max
                     )
                 except MqttError as error:
-                    batch.append(self._failed(conn, error))
+                    batch.append(error)
                     pos = size
                     break
                 if extent is None:
@@ -202,7 +202,7 @@ class Pipeline:
             try:
                 packet = self._decode.packet(conn, data[pos], data, start, end)
             except MqttError as error:
-                batch.append(self._failed(conn, error))
+                batch.append(error)
                 pos = size
                 break
             batch.append(packet)
@@ -240,11 +240,6 @@ class Pipeline:
                 self._properties.clear()
             self._properties.add(data[pos:stop])
         return stop
-
-    @staticmethod
-    def _failed(conn: Connection, error: MqttError) -> MqttError:
-        conn.failed = True
-        return error
 
     def _continue(self, conn: Connection, pending: Awaitable[None], data: bytes, pos: int) -> Awaitable[None]:
         return then(pending, lambda _: self._scan(conn, data, pos))
