@@ -89,7 +89,6 @@ def test_what_a_taken_over_client_sent_does_nothing() -> None:
         Pubrel(1),
         disconnect(session_expiry_interval=0),
     ):
-        old.conn.failed = False
         old.send(packet)
         assert isinstance(old.ended, SessionTakenOver), packet
     broker.session.lost(old.conn, CloseReason(None))
