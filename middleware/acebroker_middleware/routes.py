@@ -28,7 +28,7 @@ from acebroker_middleware.state.topic_tree import TopicNode, TopicTree
 __all__ = ["Routes"]
 
 #: steps of a walk for one wildcard filter, beyond which making all Routes anew is the lesser evil
-_WALK_STEPS_MAX: Final = 256
+_WALK_STEPS_MAX: Final = 1_000
 #: Routes that are given a second chance before one has to go all the same
 _CHANCES_MAX: Final = 16
 #: in the place of a Route that is stale, so that it keeps nobody alive

@@ -43,7 +43,7 @@ CHURNS: Final[dict[str, Callable[[int], str] | None]] = {
     "nothing": None,
     "exact, elsewhere": lambda turn: f"elsewhere/{turn}",
     "own/N/#": lambda turn: f"own/{turn}/#",
-    "device/N/#, one known topic": lambda turn: f"device/{turn % 1_000}/#",
+    "device/N/#, one known topic": lambda turn: f"device/{turn % 2_000}/#",
     "device/+/N, too much to walk": lambda turn: f"device/+/{turn}",
 }
 
@@ -131,7 +131,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.growth", description=__doc__)
     parser.add_argument("-n", "--filters", default="1000,10000,100000,1000000", help="sizes of the tree")
-    parser.add_argument("-t", "--topics", type=int, default=1_000, help="known topics of `churn`")
+    parser.add_argument("-t", "--topics", type=int, default=2_000, help="known topics of `churn`")
     parser.add_argument("-m", "--messages", default="1000,100,10", help="messages between two subscriptions")
     arguments = parser.parse_args()
     columns = ["add", "remove", "octets", *KINDS, "none"]

@@ -177,7 +177,7 @@ TOPICS = st.lists(st.sampled_from(["a", "b", "$s", "x"]), min_size=1, max_size=3
 class BesideAList(RuleBasedStateMachine):
     """Subscriptions come, go and change connections; routes asked for, and those still held, are what a list says."""
 
-    walk_steps_max = 256
+    walk_steps_max = 1_000
     routes_max = 65_536
 
     @initialize()
