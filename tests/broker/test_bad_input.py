@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from acebroker_codec.packets import Connack, Connect, PacketType, Publish
 from acebroker_middleware.authn import Authn
 from acebroker_middleware.stage import per_packet
 from tests.conformance import octets
-from tests.harness import WireClient, broker_running, connected, make, make_will, run_in_virtual_time
+from tests.harness import WireClient, broker_running, connected, make, make_will, run_in_virtual_time, under_test
 from trio_acebroker import Broker
 
 pytestmark = pytest.mark.trio(run=run_in_virtual_time)
@@ -24,6 +25,14 @@ async def asking(broker: Broker, **properties: Any) -> WireClient:
     client = await WireClient.open(broker)
     await client.send(make(Connect, client_identifier="client", will=make_will("will", b"gone"), **properties))
     return client
+
+
+@pytest.fixture(params=["raw", "pump"], autouse=True)
+def shell(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`raw` in memory, `pump` over TCP: what `broker_running` uses."""
+    under_test.choose(request.param)
+    yield
+    under_test.choose("raw")
 
 
 each_version = pytest.mark.parametrize("version", [3, 4, 5])

@@ -7,7 +7,7 @@ subscriber - never the publisher's, whose message is delivered to everybody else
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,10 +23,19 @@ from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.bounds import Limits
 from acebroker_middleware.state.message import Message
-from tests.harness import WireClient, broker_running, connected, make_will, run_in_virtual_time
+from tests.harness import WireClient, broker_running, connected, make_will, run_in_virtual_time, under_test
 from trio_acebroker import Broker
 
 pytestmark = pytest.mark.trio(run=run_in_virtual_time)
+
+
+@pytest.fixture(params=["raw", "pump"], autouse=True)
+def shell(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`raw` in memory, `pump` over TCP: what `broker_running` uses."""
+    under_test.choose(request.param)
+    yield
+    under_test.choose("raw")
+
 
 each_version = pytest.mark.parametrize("version", [3, 4, 5])
 each_qos = pytest.mark.parametrize("qos", [0, 1, 2])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -11,11 +14,20 @@ from acebroker_codec.errors import ReasonCode
 from acebroker_codec.packets import Connect, Pingreq, Pingresp, ProtocolVersion, Publish
 from acebroker_middleware.state.bounds import Limits
 from tests.conformance import octets
-from tests.harness import WireClient, broker_over_tcp, broker_running, connected, run_in_virtual_time
+from tests.harness import WireClient, broker_over_tcp, broker_running, connected, run_in_virtual_time, under_test
 from trio_acebroker import Broker
 from trio_acebroker.runtime.connection import KEEP_ALIVE_BYTES_PER_SECOND, ConnectionTask
 
 pytestmark = pytest.mark.trio(run=run_in_virtual_time)
+
+
+@pytest.fixture(params=["raw", "pump"], autouse=True)
+def shell(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`raw` in memory, `pump` over TCP: what `broker_running` uses."""
+    under_test.choose(request.param)
+    yield
+    under_test.choose("raw")
+
 
 LIMITS = Limits(connect_timeout_seconds=10, packet_bytes_max=50_000, connect_bytes_max=1_000)
 each_version = pytest.mark.parametrize("version", [3, 4, 5])
@@ -31,7 +43,8 @@ async def dribble(client: WireClient, data: bytes, seconds: float) -> None:
     for octet in data:
         await client.send_raw(bytes([octet]))
         with trio.move_on_after(seconds):
-            assert not await client.stream.receive_some()
+            with contextlib.suppress(trio.BrokenResourceError):
+                assert not await client.stream.receive_some()
             return
 
 
