@@ -111,6 +111,7 @@ class Pipeline:
         run_start = 0
         count = 0
         needed = 0
+        failed: MqttError | None = None
         while pos + 2 <= size:
             length = data[pos + 1]
             start = pos + 2
@@ -123,8 +124,7 @@ class Pipeline:
                         data, pos, limits.packet_bytes_max if conn.connected else limits.connect_bytes_max
                     )
                 except MqttError as error:
-                    batch.append(error)
-                    pos = size
+                    failed = error
                     break
                 if extent is None:
                     break
@@ -145,7 +145,11 @@ class Pipeline:
                     topic = data[start + 2 : topic_end]
                     flow = flows.get(topic)
                     if flow is None or flow.route.version != epoch.routes:
-                        flow = self._flow(conn, topic)
+                        try:
+                            flow = self._flow(conn, topic)
+                        except MqttError as error:
+                            failed = error
+                            break
                     if flow is None:
                         pass
                     elif first_octet == 0x30:
@@ -202,8 +206,7 @@ class Pipeline:
             try:
                 packet = self._decode.packet(conn, data[pos], data, start, end)
             except MqttError as error:
-                batch.append(error)
-                pos = size
+                failed = error
                 break
             batch.append(packet)
             pos = end
@@ -214,7 +217,9 @@ class Pipeline:
                 return self._scan(conn, data, pos)
         if current is not None:
             self._runs.forward(conn, current, data, run_start, pos, count)
-        if pos < size:
+        if failed is not None:  # what came before it is handled first, and nothing behind it
+            batch.append(failed)
+        elif pos < size:
             conn.tail += data[pos:] if pos else data
             conn.needed = needed
             conn.tail_since = self._round.clock.now

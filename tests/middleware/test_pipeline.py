@@ -444,6 +444,29 @@ def test_a_plan_that_raises_ends_the_connection(error: Exception) -> None:
     assert reader.got() == []
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_came_before_a_plan_that_raises_goes_its_way(qos: int) -> None:
+    _, reader, writer = pair(stages=[Judge(t=ZeroDivisionError(), u=Verdict.PASS)])
+    writer.send(publish("u", b"1", qos, qos), publish("u", b"2", qos, 2 * qos), publish("t", b"3", qos, 3 * qos))
+    assert isinstance(writer.ended, StageFailure)
+    assert reader.messages() == [b"1", b"2"]
+
+
+@both_paths
+@pytest.mark.parametrize("length", [b"\xff\xff\xff\xff\x01", b"\x80\x80\x80\x00", b"\xff\xff\xff\x7f"])
+def test_what_follows_a_run_and_is_no_packet_goes_to_nobody(length: bytes, flow_cache: bool) -> None:
+    """A bad Remaining Length behind a row of good frames, and octets that a subscriber could take for packets."""
+    broker = Assembly(flow_cache=flow_cache)
+    reader, writer = broker.client("reader"), broker.client("writer")
+    reader.send(subscribe("t"))
+    writer.send(publish("t"))
+    reader.got()
+    forged = encode(publish("elsewhere", b"forged"), ProtocolVersion.MQTT_5)
+    writer.feed(encode(publish("t", b"1"), ProtocolVersion.MQTT_5) * 3 + b"\x30" + length + forged)
+    assert isinstance(writer.ended, MqttError)
+    assert reader.messages() == [b"1"] * 3
+
+
 # ---- acknowledgements ----
 
 
