@@ -92,8 +92,8 @@ class Route(Struct, gc=False, eq=False):
 
     `targets` are all; `fast` says that a plain QoS 0 frame may go to each of them as it came, in one
     slice: then `fast_3` and `fast_5` are the sessions attached by MQTT 3 and by MQTT 5, and
-    `packet_bytes_max` is the least Maximum Packet Size among them. `durable`: some target is kept in
-    the store.
+    `packet_bytes_max` is the size of a frame, of either, that fits all of them. `durable`: some target is kept
+    in the store.
 
     There are many, so what is empty costs nothing, and the garbage collector does not look at them: no circle
     goes through one, once the sessions it names have let go of their connections.

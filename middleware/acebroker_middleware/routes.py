@@ -27,6 +27,9 @@ from acebroker_middleware.state.topic_tree import TopicNode, TopicTree
 
 __all__ = ["Routes"]
 
+#: octets that a frame of MQTT 3 gains on its way to MQTT 5: empty properties, and a longer Remaining Length
+FRAME_GROWTH_MAX: Final = 2
+
 #: steps of a walk for one wildcard filter, beyond which making all Routes anew is the lesser evil
 _WALK_STEPS_MAX: Final = 1_000
 #: Routes that are given a second chance before one has to go all the same
@@ -153,7 +156,7 @@ class Routes:
                 route.fast = False
             (fast_5 if conn.v5 else fast_3).append(state)
             if conn.packet_bytes_max is not None:
-                route.packet_bytes_max = min(route.packet_bytes_max, conn.packet_bytes_max)
+                route.packet_bytes_max = min(route.packet_bytes_max, conn.packet_bytes_max - FRAME_GROWTH_MAX)
         route.targets, route.fast_3, route.fast_5 = tuple(targets), tuple(fast_3), tuple(fast_5)
 
 

@@ -453,6 +453,22 @@ def test_what_came_before_a_plan_that_raises_goes_its_way(qos: int) -> None:
 
 
 @both_paths
+@pytest.mark.parametrize("largest", [40, 127, 128, 129, 130, 131, 16_386])
+def test_no_frame_is_larger_than_its_subscriber_takes(largest: int, flow_cache: bool) -> None:
+    """[MQTT-3.1.2-24]: a frame of MQTT 3 grows on its way to a subscriber of MQTT 5."""
+    broker = Assembly(flow_cache=flow_cache)
+    reader, writer = broker.client("reader", maximum_packet_size=largest), broker.client("writer", version=4)
+    reader.send(subscribe("t"))
+    writer.send(publish("t"))
+    reader.got()
+    sizes = set()
+    for size in range(largest - 12, largest + 1):
+        writer.send(publish("t", bytes(size)))
+        sizes |= {len(encode(packet, ProtocolVersion.MQTT_5)) for packet in reader.got()}
+    assert largest - 1 <= max(sizes) <= largest  # not every size exists
+
+
+@both_paths
 @pytest.mark.parametrize("length", [b"\xff\xff\xff\xff\x01", b"\x80\x80\x80\x00", b"\xff\xff\xff\x7f"])
 def test_what_follows_a_run_and_is_no_packet_goes_to_nobody(length: bytes, flow_cache: bool) -> None:
     """A bad Remaining Length behind a row of good frames, and octets that a subscriber could take for packets."""
