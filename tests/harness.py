@@ -27,7 +27,7 @@ from acebroker_codec import packets
 from acebroker_codec.decoder import Decoder
 from acebroker_codec.encoder import encode
 from acebroker_codec.errors import MqttError
-from acebroker_middleware.state.ports import Store
+from acebroker_middleware.state.ports import PskKeys, Store
 from trio_acebroker import Broker, BrokerConfig, MemoryStore
 from trio_acebroker.config import Authentication, Listener
 
@@ -150,21 +150,30 @@ async def broker_running(
 
 @contextlib.asynccontextmanager
 async def broker_over_tcp(
-    *, stages: Sequence[Any] = (), store: Store | None = None, flow_cache: bool = True, **overrides: Any
+    *,
+    stages: Sequence[Any] = (),
+    store: Store | None = None,
+    psk_keys: PskKeys | None = None,
+    flow_cache: bool = True,
+    **overrides: Any,
 ) -> AsyncIterator[tuple[Broker, tuple[str, int]]]:
     """The same on a free TCP port of 127.0.0.1; gives the broker and its address. Not for virtual time."""
     config = {"listeners": (Listener(port=0),), **overrides}
-    async with _serving(stages, store, flow_cache, config) as (broker, addresses):
+    async with _serving(stages, store, flow_cache, config, psk_keys) as (broker, addresses):
         yield broker, addresses[0]
 
 
 @contextlib.asynccontextmanager
 async def _serving(
-    stages: Sequence[Any], store: Store | None, flow_cache: bool, config: dict[str, Any]
+    stages: Sequence[Any],
+    store: Store | None,
+    flow_cache: bool,
+    config: dict[str, Any],
+    psk_keys: PskKeys | None = None,
 ) -> AsyncIterator[tuple[Broker, list[tuple[str, int]]]]:
     made = BrokerConfig(**{"authentication": Authentication(anonymous=True), **config})
     store = under_test.store() if store is None else store
-    broker = Broker(made, stages=stages, store=store, flow_cache=flow_cache)
+    broker = Broker(made, stages=stages, store=store, psk_keys=psk_keys, flow_cache=flow_cache)
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(broker.serve)
         yield broker, addresses

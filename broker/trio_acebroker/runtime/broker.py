@@ -32,13 +32,14 @@ from acebroker_middleware.errors import ServerShuttingDown
 from acebroker_middleware.flows import LocalSubscriber
 from acebroker_middleware.observe import Counters
 from acebroker_middleware.state.message import Message
-from acebroker_middleware.state.ports import Maybe, Store, Stored
+from acebroker_middleware.state.ports import Maybe, PskKeys, Store, Stored
 from acebroker_middleware.state.retained import RetainedFull
 from trio_acebroker.config import BrokerConfig, Listener
 from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.connection import ConnectionTask
 from trio_acebroker.runtime.delivery import Delivery
 from trio_acebroker.runtime.errands import Errands
+from trio_acebroker.runtime.handshake_slots import HandshakeSlots
 from trio_acebroker.runtime.shells.base import Shell
 from trio_acebroker.runtime.shells.pump import PumpShell
 from trio_acebroker.runtime.shells.raw import RawShell
@@ -113,7 +114,8 @@ class Broker:
     Arguments: `stages` are plugins beside those of the configuration, each a stage (put behind `authz`) or
     a pair of a stage and the name of the built-in one it stands behind; one that is an async context manager
     is entered by `serve`. `store` keeps sessions and retained messages (default: in memory; the caller owns one
-    that is given). `flow_cache=False` sends every packet through every stage. Raises ConfigError.
+    that is given). `psk_keys` has the keys of listeners with `tls.pre_shared_keys`. `flow_cache=False` sends every
+    packet through every stage. Raises ConfigError.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Broker:
         *,
         stages: Sequence[Any] = (),
         store: Store | None = None,
+        psk_keys: PskKeys | None = None,
         flow_cache: bool = True,
     ) -> None:
         self.config = BrokerConfig() if config is None else config
@@ -138,8 +141,12 @@ class Broker:
         self.router = parts.router
         self.pressure = BackPressure(self._round, self.timers)
         self.delivery = Delivery(self._round, parts.deliver, self.pressure)
-        self._tls = {listener: TlsIdentity(listener.tls) for listener in self.config.listeners if listener.tls}
-        self.handshakes = trio.CapacityLimiter(self.config.limits.handshakes_max)
+        self._tls = {
+            listener: TlsIdentity(listener.tls, self.config.limits.client_hello_bytes_max, psk_keys)
+            for listener in self.config.listeners
+            if listener.tls
+        }
+        self.handshakes = HandshakeSlots(self.config.limits.handshakes_max)
         self._raw = RawShell(self)
         self._pump: PumpShell | None = None
         self.lifecycle = tuple(

@@ -40,7 +40,8 @@ from acebroker_middleware.errors import ClientDisconnected, KeepAliveTimeout, Se
 from acebroker_middleware.hand_offs import stage_guarded
 from acebroker_middleware.state.ports import Fenced, Timer, Unavailable
 from trio_acebroker.transports.base import ByteStream
-from trio_acebroker.transports.tls import TlsError, TlsStream
+from trio_acebroker.transports.tls import TlsError
+from trio_acebroker.transports.tls_accept import AcceptedTlsStream
 
 if TYPE_CHECKING:
     from trio_acebroker.runtime.broker import Broker
@@ -199,10 +200,10 @@ class ConnectionTask:
     async def establish(self) -> None:
         """Make the stream ready, TLS with others in turn. Raises OSError when that fails."""
         stream = self.stream
-        if isinstance(stream, TlsStream):
+        if isinstance(stream, AcceptedTlsStream):
             try:
-                async with self.broker.handshakes:
-                    await stream.establish()
+                await stream.greet()
+                await self.broker.handshakes.run(stream.establish)
             except TlsError as error:
                 self.broker.counters.denials["tls: handshake"] += 1
                 logger.info("TLS handshake failed: %s", error, extra=self._who())

@@ -1,4 +1,7 @@
-"""TlsIdentity: the certificate, key, CAs and CRL of one listener, loaded again without dropping anybody.
+"""TlsIdentity: what one listener shows its clients, and takes from them.
+
+A client's first octets say what it offers; identities of pre-shared keys are looked up before the handshake goes on.
+Certificate, key, CAs and CRL are loaded again without dropping anybody.
 
 Connections keep the context they began with; new ones take the newest. Files that cannot be used change nothing: what
 was loaded before stays, and the log says why.
@@ -6,15 +9,21 @@ was loaded before stays, and the log says why.
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from OpenSSL import SSL
 
+from acebroker_middleware.state.ports import PskKeys
 from trio_acebroker.config import ConfigError, Tls
 from trio_acebroker.transports.base import ByteStream
-from trio_acebroker.transports.tls import TlsStream
+from trio_acebroker.transports.client_hello import ClientHello
+from trio_acebroker.transports.tls import TlsEngine, TlsError
+from trio_acebroker.transports.tls_accept import AcceptedTlsStream
 from trio_acebroker.transports.tls_openssl import TlsFilesError, server_context, server_engine
+from trio_acebroker.transports.tls_psk import IDENTITIES_MAX, IDENTITY_BYTES_MAX
 
 __all__ = ["TlsIdentity"]
 
@@ -22,10 +31,17 @@ logger = logging.getLogger("trio_acebroker.tls")
 
 
 class TlsIdentity:
-    """What one listener shows its clients. Raises ConfigError where its files cannot be used."""
+    """The certificate, key, CAs and CRL of one listener, and the keys that it shares with clients.
 
-    def __init__(self, tls: Tls) -> None:
+    Raises ConfigError where its files cannot be used.
+    """
+
+    def __init__(self, tls: Tls, client_hello_bytes_max: int, psk_keys: PskKeys | None = None) -> None:
+        if tls.pre_shared_keys and psk_keys is None:
+            raise ConfigError("tls.pre_shared_keys: nothing in this configuration knows such keys")
         self._tls = tls
+        self._client_hello_bytes_max = client_hello_bytes_max
+        self._psk_keys = psk_keys if tls.pre_shared_keys else None
         self._files = [Path(name) for name in (tls.certificate, tls.key, tls.client_ca, tls.client_crl) if name]
         self._seen = self._look()
         try:
@@ -33,9 +49,26 @@ class TlsIdentity:
         except TlsFilesError as error:
             raise ConfigError(str(error)) from None
 
-    def stream(self, below: ByteStream) -> TlsStream:
+    def stream(self, below: ByteStream) -> AcceptedTlsStream:
         """TLS over an accepted connection, which the stream owns from now on."""
-        return TlsStream(below, server_engine(self._context))
+        return AcceptedTlsStream(below, self._engine, self._client_hello_bytes_max)
+
+    async def _engine(self, hello: ClientHello) -> TlsEngine:
+        keys = self._psk_keys
+        if keys is None:
+            return server_engine(self._context)
+        identities = [one for one in hello.psk_identities[:IDENTITIES_MAX] if len(one) <= IDENTITY_BYTES_MAX]
+        found = await self._look_up(keys, identities) if identities else {}
+        return server_engine(self._context, lambda identity: found.get(identity) or keys.find(identity))
+
+    @staticmethod
+    async def _look_up(keys: PskKeys, identities: list[bytes]) -> Mapping[bytes, bytes]:
+        try:
+            prepared = keys.prepare(identities)
+            return await prepared if inspect.isawaitable(prepared) else prepared
+        except Exception:
+            logger.exception("pre-shared keys could not be looked up")
+            raise TlsError("pre-shared keys could not be looked up") from None
 
     def reload(self, *, only_if_changed: bool = False) -> bool:
         """Load the files again; True when they are in use now. What cannot be used is logged, and changes nothing."""
@@ -59,6 +92,7 @@ class TlsIdentity:
             client_ca=Path(tls.client_ca) if tls.client_ca else None,
             client_crl=Path(tls.client_crl) if tls.client_crl else None,
             client_certificate_required=tls.client_certificate == "required",
+            pre_shared_keys=tls.pre_shared_keys,
         )
 
     def _look(self) -> list[tuple[int, int, int] | None]:

@@ -16,7 +16,7 @@ import trio
 from acebroker_middleware.state.ports import TlsSession
 from trio_acebroker.transports.base import ByteStream
 
-__all__ = ["TlsEngine", "TlsError", "TlsStream", "WantRead"]
+__all__ = ["READ_BYTES_MAX", "TlsEngine", "TlsError", "TlsStream", "WantRead"]
 
 #: plain octets put into the engine at once; the ciphertext of so many waits when the stream below takes none
 WRITE_BYTES_MAX: Final = 262_144
@@ -67,14 +67,12 @@ class TlsEngine(TlsSession, Protocol):
 class TlsStream:
     """A ByteStream that owns the stream below and the engine."""
 
-    def __init__(self, below: ByteStream, engine: TlsEngine, already: bytes = b"") -> None:
+    def __init__(self, below: ByteStream, engine: TlsEngine) -> None:
         self._below = below
         self._engine = engine
-        if already:
-            engine.feed(already)
         self._ciphertext = b""
         self._owed = 0
-        self._readable = bool(already)
+        self._readable = False
 
     @property
     def peer(self) -> str:

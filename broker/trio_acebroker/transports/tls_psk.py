@@ -20,10 +20,12 @@ from weakref import WeakKeyDictionary
 
 from OpenSSL import SSL
 
-__all__ = ["IDENTITY_BYTES_MAX", "KEY_BYTES_MAX", "PreSharedKey", "offer", "take"]
+__all__ = ["IDENTITIES_MAX", "IDENTITY_BYTES_MAX", "KEY_BYTES_MAX", "PreSharedKey", "offer", "take"]
 
 #: largest identity taken, in octets; a whole token may be one
 IDENTITY_BYTES_MAX: Final = 16_384
+#: identities that one client may try; it can ask a second time, after HelloRetryRequest
+IDENTITIES_MAX: Final = 4
 KEY_BYTES_MAX: Final = 64
 
 _lib: Any = SSL._lib  # type: ignore[attr-defined]
@@ -35,19 +37,21 @@ logger = logging.getLogger("trio_acebroker.tls")
 class PreSharedKey:
     """The state of one connection: `find` gives the key of an identity, or None; `asked` is the last one found."""
 
-    __slots__ = ("asked", "find")
+    __slots__ = ("_left", "asked", "find")
 
     def __init__(self, find: Callable[[bytes], bytes | None]) -> None:
         self.find = find
         self.asked: bytes | None = None
+        self._left = 2 * IDENTITIES_MAX
 
     def __repr__(self) -> str:
         return "<PreSharedKey>"
 
     def key(self, identity: bytes) -> bytes | None:
         """The key to use for an identity; notes that it was found."""
-        if len(identity) > IDENTITY_BYTES_MAX:
+        if len(identity) > IDENTITY_BYTES_MAX or not self._left:
             return None
+        self._left -= 1
         key = self.find(identity)
         if key is None or not 0 < len(key) <= KEY_BYTES_MAX:
             return None

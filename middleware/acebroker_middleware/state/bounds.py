@@ -25,8 +25,10 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unauthenticated_max: int = 10_000
     #: accepted connections per second and listener; beyond it accepting waits
     accept_rate_max: int = 20_000
-    #: TLS handshakes at one time; more wait, within the time of `connect_timeout_seconds`
-    handshakes_max: int = 64
+    #: octets of a ClientHello, and of everything before it is complete; then closed
+    client_hello_bytes_max: int = 32_768
+    #: TLS handshakes at one time; more wait, and who then takes longer than 2 seconds is closed
+    handshakes_max: int = 512
     #: from accept to a complete CONNECT and its CONNACK; then closed
     connect_timeout_seconds: float = 10.0
 

@@ -6,7 +6,7 @@ method annotated with `Maybe[T]` returns either the result or an awaitable of it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, Union
 
 from msgspec import Struct
@@ -26,6 +26,7 @@ __all__ = [
     "Identity",
     "Kept",
     "Maybe",
+    "PskKeys",
     "Settle",
     "Store",
     "Stored",
@@ -92,6 +93,22 @@ class TlsSession(Protocol):
 
     def export(self, label: bytes, length: int, context: bytes | None) -> bytes:
         """Keying material of `length` octets (RFC 5705; RFC 8446, 7.5); None is no context."""
+        ...
+
+
+class PskKeys(Protocol):
+    """The pre-shared keys of TLS handshakes. Anybody can name an identity: nothing is proven when these are asked."""
+
+    def find(self, identity: bytes) -> bytes | None:
+        """The key of an identity, if it is known at once: in the middle of a handshake nothing can wait."""
+        ...
+
+    def prepare(self, identities: Sequence[bytes]) -> Maybe[Mapping[bytes, bytes]]:
+        """The keys of those identities that one can be found for, however long that takes.
+
+        Asked before a handshake of TLS 1.3, whose identities are known at its beginning; those of TLS 1.2 are not, and
+        go to `find` alone.
+        """
         ...
 
 

@@ -8,18 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_acebroker.transports.client_hello import ClientHello, ClientHelloError, read_client_hello
+from trio_acebroker.transports.client_hello import ClientHello, ClientHelloError, ClientHelloReader
 
 
-def from_python(server_name: str = "broker.example", protocols: tuple[str, ...] = ("mqtt",)) -> bytes:
+def from_python() -> bytes:
     """The ClientHello of the standard library."""
     context = ssl.create_default_context()
-    context.set_alpn_protocols(list(protocols))
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = context.wrap_bio(incoming, outgoing, server_hostname=server_name)
+    client = context.wrap_bio(incoming, outgoing, server_hostname="broker.example")
     with pytest.raises(ssl.SSLWantReadError):
         client.do_handshake()
     return outgoing.read()
+
+
+def read(octets: bytes, bytes_max: int = 32_768) -> ClientHello | None:
+    """What a reader finds in octets that come at once."""
+    return ClientHelloReader(bytes_max).feed(octets)
 
 
 def record(*parts: bytes) -> bytes:
@@ -40,37 +44,54 @@ def extension(kind: int, content: bytes) -> bytes:
 
 
 def test_what_a_real_client_offers() -> None:
-    found = read_client_hello(from_python(protocols=("mqtt", "http/1.1")))
-    assert found is not None
-    assert found.server_name == "broker.example"
-    assert found.protocols == (b"mqtt", b"http/1.1")
-    assert 0x0304 in found.versions and 0x1301 in found.ciphers
-    assert not found.psk_identities and not found.raw_public_key
+    found = read(from_python())
+    assert found == ClientHello()
+    assert not found.shows_raw_public_key and not found.needs_raw_public_key
 
 
-def test_every_prefix_asks_for_more_and_what_follows_is_left_alone() -> None:
+def test_it_may_come_octet_by_octet_and_what_follows_is_left_alone() -> None:
     octets = from_python()
-    whole = read_client_hello(octets)
-    for size in range(len(octets)):
-        assert read_client_hello(octets[:size]) is None
-    assert read_client_hello(octets + b"more") == whole
+    reader = ClientHelloReader(32_768)
+    for at in range(len(octets) - 1):
+        assert reader.feed(octets[at : at + 1]) is None
+    assert reader.feed(octets[-1:] + b"more") == read(octets)
+    assert reader.octets == octets + b"more"
 
 
-def test_it_may_come_in_several_records() -> None:
-    octets = from_python()
-    message = octets[5:]
-    pieces = b"".join(record(message[at : at + 7]) for at in range(0, len(message), 7))
-    assert read_client_hello(pieces) == read_client_hello(octets)
+@pytest.mark.parametrize("at_once", [1, 5, 6, 7, 100_000])
+@pytest.mark.parametrize("size", [1, 3, 4, 7])
+def test_it_may_come_in_several_records(size: int, at_once: int) -> None:
+    message = hello(psk(b"a"))
+    pieces = b"".join(record(message[at : at + size]) for at in range(0, len(message), size))
+    reader = ClientHelloReader(32_768)
+    found = [reader.feed(pieces[at : at + at_once]) for at in range(0, len(pieces), at_once)]
+    assert found[:-1] == [None] * (len(found) - 1)
+    assert found[-1] == ClientHello(psk_identities=(b"a",))
 
 
-def test_identities_and_raw_public_keys() -> None:
+def psk(*identities: bytes) -> bytes:
+    octets = b"".join(len(identity).to_bytes(2, "big") + identity + bytes(4) for identity in identities)
+    return extension(41, len(octets).to_bytes(2, "big") + octets + b"\x00\x00")
+
+
+def test_identities() -> None:
     identity = b"\x00\xff" * 8_000
-    identities = len(identity).to_bytes(2, "big") + identity + bytes(4) + b"\x00\x01a" + bytes(4)
-    psk = extension(41, len(identities).to_bytes(2, "big") + identities + b"\x00\x00")
-    found = read_client_hello(record(hello(extension(19, b"\x02\x00\x02") + psk)))
+    assert read(record(hello(psk(identity, b"a")))) == ClientHello(psk_identities=(identity, b"a"))
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "shows", "needs"),
+    [
+        (b"\x01\x02", b"\x01\x02", True, True),
+        (b"\x02\x00\x02", b"\x02\x02\x00", True, False),
+        (b"\x01\x00", b"\x01\x00", False, False),
+        (b"\x01\x00", b"\x01\x02", False, True),
+    ],
+)
+def test_kinds_of_certificate(client: bytes, server: bytes, shows: bool, needs: bool) -> None:
+    found = read(record(hello(extension(19, client) + extension(20, server))))
     assert found is not None
-    assert found.psk_identities == (identity, b"a")
-    assert found.raw_public_key
+    assert (found.shows_raw_public_key, found.needs_raw_public_key) == (shows, needs)
 
 
 @pytest.mark.parametrize(
@@ -81,28 +102,40 @@ def test_identities_and_raw_public_keys() -> None:
         b"\x16\x03\x01\x00\x00",
         b"\x16\x03\x01\xff\xff",
         record(b"\x02\x00\x00\x00"),
+        record(b"\x02\x00\x00\x00")[:6],
         record(b"\x01\x7f\xff\xff"),
         record(b"\x01\x00\x00\x02\x03\x03"),
-        record(hello(extension(0, b"\x00\x09\x00\x00"))),
+        record(b"\x01\x00") + b"\x17",
+        record(hello(extension(19, b"\x09\x00\x00"))),
+        record(hello(extension(41, b"\x00\x09\x00\x00"))),
         record(hello(b"\x00\x00\x00\x09")),
     ],
 )
 def test_what_is_none(octets: bytes) -> None:
     with pytest.raises(ClientHelloError):
-        read_client_hello(octets)
+        read(octets)
 
 
 def test_its_size_is_limited_before_it_is_there() -> None:
     octets = record(b"\x01\x00\x10\x00")
-    assert read_client_hello(octets, 4_096) is None
-    with pytest.raises(ClientHelloError, match="at most 4095"):
-        read_client_hello(octets, 4_095)
+    assert read(octets, 4_100) is None
+    with pytest.raises(ClientHelloError, match="at most 4099"):
+        read(octets, 4_099)
+
+
+def test_what_small_records_cost_is_limited_too() -> None:
+    reader = ClientHelloReader(4_096)
+    assert reader.feed(record(b"\x01\x00\x04\x00")) is None
+    with pytest.raises(ClientHelloError, match="within 4096"):
+        for _ in range(1_024):
+            assert reader.feed(record(b"\x00")) is None
+    assert len(reader.octets) < 4_096 + 6
 
 
 @given(st.binary(max_size=200), st.booleans())
 def test_arbitrary_octets(octets: bytes, as_hello: bool) -> None:
     try:
-        found = read_client_hello(record(b"\x01" + len(octets).to_bytes(3, "big") + octets) if as_hello else octets)
+        found = read(record(b"\x01" + len(octets).to_bytes(3, "big") + octets) if as_hello else octets)
     except ClientHelloError:
         return
     assert found is None or isinstance(found, ClientHello)

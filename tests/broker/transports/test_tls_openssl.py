@@ -295,14 +295,3 @@ async def test_octets_that_are_no_tls(pki: Pki) -> None:
     await far.send_all(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00")
     with pytest.raises(TlsError):
         await stream.establish()
-
-
-async def test_octets_that_were_read_before(pki: Pki) -> None:
-    """The ClientHello may have been looked at: the engine gets it first."""
-    far, near = memory_connection()
-    peer = TlsStream(Below(far._in, far._out), client_engine(client(pki), "localhost"))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(peer.establish)
-        await near.wait_readable()
-        hello = near.receive_nowait(10_000)
-        await TlsStream(near, server_engine(server(pki)), hello).establish()

@@ -11,7 +11,7 @@ from tests.broker.transports.test_tls_openssl import LABEL, client, only, shake_
 from tests.pki import Pki
 from trio_acebroker.transports.tls import TlsError
 from trio_acebroker.transports.tls_openssl import OpenSslEngine, client_engine, server_context, server_engine
-from trio_acebroker.transports.tls_psk import IDENTITY_BYTES_MAX, PreSharedKey, offer
+from trio_acebroker.transports.tls_psk import IDENTITIES_MAX, IDENTITY_BYTES_MAX, PreSharedKey, offer
 
 KEY = b"k" * 32
 VERSIONS = [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION]
@@ -62,6 +62,14 @@ def test_longer_ones_are_not_looked_up() -> None:
     assert state.asked is None
     assert state.key(b"a") == KEY
     assert "k" * 32 not in repr(state)
+
+
+def test_a_client_that_tries_many_is_not_looked_up_for_ever() -> None:
+    asked: list[bytes] = []
+    state = PreSharedKey(asked.append)
+    for number in range(100):
+        assert state.key(str(number).encode()) is None
+    assert len(asked) == 2 * IDENTITIES_MAX
 
 
 @pytest.mark.parametrize("version", VERSIONS)
