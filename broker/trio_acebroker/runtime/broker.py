@@ -158,7 +158,8 @@ class Broker:
         self._per_address: Counter[str] = Counter()
         self._per_listener: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
-        self._stopping = False
+        #: it has been cancelled: connections are ending
+        self.stopping = False
         #: connections that wait for their client to read our last packet
         self.lingering = 0
 
@@ -175,7 +176,7 @@ class Broker:
 
         Raises OSError when an address cannot be listened on; then nothing was started.
         """
-        if self._nursery is not None or self._stopping:
+        if self._nursery is not None or self.stopping:
             raise RuntimeError("this broker was started before")
         async with AsyncExitStack() as stack:
             for stage in self.pipeline.stages:
@@ -201,7 +202,7 @@ class Broker:
                         task_status.started([tcp.address for _, tcp in opened])
                         await trio.sleep_forever()
                 finally:
-                    self._stopping = True
+                    self.stopping = True
                     finished.set()
 
     def reload_certificates(self, *, only_if_changed: bool = False) -> int:
@@ -353,7 +354,7 @@ class Broker:
 
     def may_linger(self) -> bool:
         """Whether one more connection may wait for its client to close."""
-        return self.lingering < LINGERING_MAX and not self._stopping
+        return self.lingering < LINGERING_MAX and not self.stopping
 
     def authenticated(self, task: ConnectionTask) -> None:
         """A connection became a client (called by its task)."""
@@ -375,7 +376,7 @@ class Broker:
 
         Anonymous clients are allowed here unless the configuration forbids them everywhere. The caller closes it.
         """
-        if self._nursery is None or self._stopping:
+        if self._nursery is None or self.stopping:
             raise RuntimeError("the broker is not serving")
         client, stream = memory_connection()
         self.clock.stamp()

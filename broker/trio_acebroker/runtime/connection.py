@@ -16,6 +16,7 @@ Statements: [MQTT-3.1.2-22], [MQTT-3.1.4-1], [MQTT-3.2.2-7], [MQTT-3.14.1-1], [M
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionTask"]
 
-#: `closed` of all stages together, and the last octets of a connection that ends
+#: `closed` of all stages together, and the last octets of a connection that ends before its broker
 CLOSING_SECONDS_MAX: Final = 1.0
 #: a packet that comes at least as fast keeps its connection alive before it is complete
 KEEP_ALIVE_BYTES_PER_SECOND: Final = 1_000
@@ -128,9 +129,15 @@ class ConnectionTask:
         finally:
             self.settle()
             self.broker.delivery.flush()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_SECONDS_MAX):
-                await self._close()
-            self._closed()
+            deadline = trio.current_time() + CLOSING_SECONDS_MAX
+            try:
+                with trio.CancelScope(shield=True, deadline=deadline):
+                    await self._tell_closed()
+                stopping = self.broker.stopping  # then `drain_seconds_max` bounds all connections together
+                with trio.CancelScope(shield=not stopping, deadline=math.inf if stopping else deadline):
+                    await self._drain()
+            finally:
+                self._closed()
 
     async def _serve(self) -> None:
         try:
@@ -331,13 +338,16 @@ class ConnectionTask:
                 return
         conn.send(packet)
 
-    async def _close(self) -> None:
+    async def _tell_closed(self) -> None:
         for stage in self.broker.lifecycle:
             if self.opened and hasattr(stage, "closed"):
                 try:
                     await stage.closed(self.conn, CloseReason(self._error))
                 except Exception:
                     logger.exception("stage %s failed in closed", stage.name, extra=self._who())
+
+    async def _drain(self) -> None:
+        """Send what is queued, and let the client read it."""
         conn = self.conn
         while conn.out and not conn.closed:
             try:
