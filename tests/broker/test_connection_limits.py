@@ -7,7 +7,8 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -127,23 +128,16 @@ async def test_connections_that_have_not_said_who_they_are(shell: str) -> None:
             await client.aclose()
 
 
-class broker_over_all:  # noqa: N801 - reads like the other context managers
+@asynccontextmanager
+async def broker_over_all(
+    listeners: tuple[Listener, ...], **limits: Any
+) -> AsyncIterator[tuple[Broker, list[Address]]]:
     """A broker on several listeners; gives it and their addresses."""
-
-    def __init__(self, listeners: tuple[Listener, ...], **limits: Any) -> None:
-        config = BrokerConfig(
-            listeners=listeners, authentication=Authentication(anonymous=True), limits=Limits(**limits)
-        )
-        self._broker = Broker(config)
-        self._manager = trio.open_nursery()
-
-    async def __aenter__(self) -> tuple[Broker, list[Address]]:
-        self._nursery = await self._manager.__aenter__()
-        return self._broker, await self._nursery.start(self._broker.serve)
-
-    async def __aexit__(self, *exception: Any) -> None:
-        self._nursery.cancel_scope.cancel()
-        await self._manager.__aexit__(*exception)
+    config = BrokerConfig(listeners=listeners, authentication=Authentication(anonymous=True), limits=Limits(**limits))
+    broker = Broker(config)
+    async with trio.open_nursery() as nursery:
+        yield broker, await nursery.start(broker.serve)
+        nursery.cancel_scope.cancel()
 
 
 # --- how fast, and out of room, with a listener that does as it is told --------------------------
@@ -156,7 +150,7 @@ class ListenerDouble:
         self.address = ("127.0.0.1", 0)
         self.queue: deque[MemoryStream | OSError] = deque()
         self.accepted = 0
-        self.closed = False
+        self.listening = self.closed = False
         self._come = trio.lowlevel.ParkingLot()
 
     def connect(self) -> MemoryClient:
@@ -168,6 +162,9 @@ class ListenerDouble:
     def fail(self, error: OSError) -> None:
         self.queue.append(error)
         self._come.unpark_all()
+
+    def listen(self) -> None:
+        self.listening = True
 
     async def wait(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -186,22 +183,18 @@ class ListenerDouble:
         self.closed = True
 
 
-class broker_over_doubles:  # noqa: N801
+@asynccontextmanager
+async def broker_over_doubles(
+    patch: pytest.MonkeyPatch, count: int = 1, **limits: Any
+) -> AsyncIterator[tuple[Broker, list[ListenerDouble]]]:
     """A broker that listens by doubles."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, count: int = 1, **limits: Any) -> None:
-        self.doubles = [ListenerDouble() for _ in range(count)]
-        listeners = tuple(Listener(port=number, shell="raw") for number in range(1, count + 1))
-        patch.setattr("trio_acebroker.runtime.broker.open_listener", lambda _, port: [self.doubles[port - 1]])
-        self._serving = broker_over_all(listeners, **limits)
-
-    async def __aenter__(self) -> tuple[Broker, list[ListenerDouble]]:
-        broker, _ = await self._serving.__aenter__()
-        return broker, self.doubles
-
-    async def __aexit__(self, *exception: Any) -> None:
-        await self._serving.__aexit__(*exception)
-        assert all(double.closed for double in self.doubles)
+    doubles = [ListenerDouble() for _ in range(count)]
+    listeners = tuple(Listener(port=number, shell="raw") for number in range(1, count + 1))
+    patch.setattr("trio_acebroker.runtime.broker.open_listener", lambda _, port: [doubles[port - 1]])
+    async with broker_over_all(listeners, **limits) as (broker, _):
+        assert all(double.listening for double in doubles)
+        yield broker, doubles
+    assert all(double.closed for double in doubles)
 
 
 @limit("accept_rate_max")

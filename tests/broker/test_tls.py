@@ -90,6 +90,19 @@ async def test_a_handshake_that_does_not_end_is_cut(pki: Pki) -> None:
         await client.aclose()
 
 
+@limit("client_hello_bytes_max")
+async def test_a_client_hello_that_is_too_long_is_cut_before_it_is_there(pki: Pki) -> None:
+    limits = Limits(client_hello_bytes_max=2_000)
+    async with broker_over_tcp(listeners=(Listener(port=0, tls=tls(pki)),), limits=limits) as (broker, address):
+        async with connected_over_tls(pki, address, "a") as other:
+            client = await WireClient.open_tcp(*address)
+            await client.send_raw(b"\x16\x03\x01\x08\x00\x01\x00\x20\x00" + bytes(2_044))  # 8,192 octets are to follow
+            assert b"MQTT" not in await client.receive_raw_to_end()
+            await client.aclose()
+            await other.expect_alive()
+        assert broker.counters.denials == {"tls: handshake": 1}
+
+
 @limit("handshakes_max")
 async def test_handshakes_at_one_time_are_bounded_and_all_get_their_turn(pki: Pki) -> None:
     limits = Limits(handshakes_max=2)
