@@ -313,7 +313,7 @@ class Router:
     def _send_retained(self, state: SessionState, subscription: Subscription) -> None:
         """Begin to send what is retained, behind what earlier subscriptions have to get, to the same filter too."""
         replay = self.retained.replay(subscription)
-        if replay.over():
+        if replay is None:
             return
         waiting = state.retained_waiting
         if waiting is None:

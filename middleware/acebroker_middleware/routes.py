@@ -100,6 +100,8 @@ class Routes:
             self._void(self._kept.get(topic_filter))
             return
         steps = self._kept.walk(topic_filter)
+        if steps is None:
+            return
         for node in islice(steps, _WALK_STEPS_MAX):
             self._void(node)
         if next(steps, _END) is not _END:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from itertools import islice
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from acebroker_codec.topics import matches
-from acebroker_middleware.state.topic_tree import TopicTree
+from acebroker_middleware.state.topic_tree import TopicNode, TopicTree
+
+V = TypeVar("V")
 
 FILTERS = st.builds(
     lambda levels, ending: "/".join([*levels, *ending]) or "#",
@@ -28,8 +33,12 @@ def tree_of(*topics: str) -> TopicTree[str]:
     return tree
 
 
+def walked(tree: TopicTree[V], topic_filter: str) -> Iterator[TopicNode[V] | None]:
+    return tree.walk(topic_filter) or iter(())
+
+
 def found(tree: TopicTree[str], topic_filter: str) -> list[str]:
-    return sorted(node.value for node in tree.walk(topic_filter) if node is not None and node.value is not None)
+    return sorted(node.value for node in walked(tree, topic_filter) if node is not None and node.value is not None)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +86,30 @@ def test_an_emptied_tree_gives_its_memory_back() -> None:
     assert tree._root.childless
 
 
+@pytest.mark.parametrize("topic_filter", ["a", "b", "x/#", "x/+", "a/b/c/#", "a/b/c/+", "a/b/+", "$s/#"])
+def test_nothing_is_seen_at_once(topic_filter: str) -> None:
+    """Where the levels before the first wildcard lead to nothing, there is nothing to walk."""
+    tree = tree_of("a/b", "a/c")
+    assert tree.walk(topic_filter) is None
+    assert TopicTree[str]().walk("#") is None
+
+
+def test_a_walk_that_has_not_begun_takes_no_memory() -> None:
+    tree = tree_of(*(f"a/{number}" for number in range(10_000)))
+    tracemalloc.start()
+    walks = [tree.walk(topic_filter) for topic_filter in ("#", "+/+", "a/+", "a/#") for _ in range(100)]
+    octets = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert octets / len(walks) < 2_000
+    assert all(walk is not None and len(list(walk)) >= 10_000 for walk in walks[::100])
+
+
 def test_a_step_is_a_small_one() -> None:
     """10,000 topics that a filter passes in vain are steps of their own: who walks can stop between any two."""
     tree = tree_of(*(f"{number}/a" for number in range(10_000)), "x/b")
-    walk = tree.walk("+/b")
+    walk = walked(tree, "+/b")
     assert list(islice(walk, 9_999)) == [None] * 9_999
-    walk = tree.walk("+/+/+")
+    walk = walked(tree, "+/+/+")
     assert list(islice(walk, 9_999)) == [None] * 9_999
 
 
@@ -118,7 +145,7 @@ class BesideADict(RuleBasedStateMachine):
 
     @rule(topic_filter=FILTERS)
     def walk(self, topic_filter: str) -> None:
-        values = sorted(node.value for node in self.tree.walk(topic_filter) if node and node.value is not None)
+        values = sorted(node.value for node in walked(self.tree, topic_filter) if node and node.value is not None)
         assert values == sorted(value for topic, value in self.model.items() if matches(topic_filter, topic))
 
     @invariant()
@@ -145,7 +172,7 @@ def test_a_walk_while_the_tree_changes(
     """What is there all the time comes, once; what went before its turn does not; nothing comes that does not match."""
     tree = tree_of(*sorted(before))
     stayed = set(before)
-    walk = tree.walk(topic_filter)
+    walk = walked(tree, topic_filter)
     came: list[str] = []
 
     def take(steps: int | None) -> None:

@@ -137,15 +137,22 @@ class RetainedMessages:
         self._octets -= octets_of(old)
         return self._tree.remove(topic)
 
-    def replay(self, subscription: Subscription) -> Replay:
-        """What a subscription that is made now gets, wildcards never taking a leading `$` [MQTT-4.7.2-1]."""
+    def replay(self, subscription: Subscription) -> Replay | None:
+        """What a subscription that is made now gets, wildcards never taking a leading `$` [MQTT-4.7.2-1].
+
+        None where that is nothing, as far as can be seen at once.
+        """
+        nodes = self._tree.walk(subscription.filter)
+        if nodes is None:
+            return None
         mark = self._mark
         self._mark += 1
-        return Replay(subscription, self._tree.walk(subscription.filter), mark)
+        return Replay(subscription, nodes, mark)
 
     def match(self, topic_filter: str, now: float) -> list[Message]:
         """All live messages whose topics match the filter, at once; forgets those that have expired."""
-        found = [node.value for node in self._tree.walk(topic_filter) if node is not None and node.value is not None]
+        nodes = self._tree.walk(topic_filter) or ()
+        found = [node.value for node in nodes if node is not None and node.value is not None]
         live = [message for message in found if message.expires_at is None or message.expires_at > now]
         if len(live) < len(found):
             for message in found:

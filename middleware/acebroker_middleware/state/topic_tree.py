@@ -94,25 +94,28 @@ class TopicTree(Generic[V]):
                 break
         return True
 
-    def walk(self, topic_filter: str) -> Iterator[TopicNode[V] | None]:
+    def walk(self, topic_filter: str) -> Iterator[TopicNode[V] | None] | None:
         """The nodes whose topics a valid filter (without `$share`) selects, in no order. Some have no value.
+
+        None where the levels before the first wildcard lead to nothing. What is given takes no memory before its first
+        step, and then that of one level of the topics, 8 octets for each, at a time.
 
         Every step is a small one: a None stands for a node that was looked at in vain. The tree may change between two
         steps. What is there all the time is given, once; what comes meanwhile may be; what went has no value.
         """
         if not has_wildcard(topic_filter):
             node = self._by_topic.get(topic_filter)
-            return iter(() if node is None else (node,))
+            return None if node is None else iter((node,))
         levels = topic_filter.split("/")
         node = self._root_of(topic_filter)
         depth = 0
         while (level := levels[depth]) not in ("+", "#"):
             node = node.get(level)
             if node is None:
-                return iter(())
+                return None
             depth += 1
         if node.childless and (level == "+" or node.value is None):
-            return iter(())
+            return None
         nodes: Iterable[TopicNode[V] | None] = (node,)
         for level in levels[depth:]:
             if level == "#":
