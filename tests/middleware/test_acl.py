@@ -323,3 +323,17 @@ def test_all_three_questions_agree_with_a_scan_of_all_lines(
         deny = any(overlaps(filter_, requested) for filter_ in denied)
         assert decision.allowed == (not deny and any(covers(filter_, requested) for filter_ in readable))
         assert deny == (not decision.allowed and decision.rule != "no rule")
+
+
+@settings(deadline=None, max_examples=300)
+@given(LINES, st.lists(FILTERS, min_size=1, max_size=6), st.lists(TOPICS, min_size=1, max_size=12), st.booleans())
+def test_whoever_may_subscribe_may_receive_all_that_is_selected(
+    lines: list[tuple[str, str]], requests: list[str], topics: list[str], open_to_all: bool
+) -> None:
+    """What retained messages rely on: they are sent without a question about each topic of a granted filter."""
+    text = "user alice\n" + "".join(f"topic {access} {filter_}\n" for access, filter_ in lines)
+    rights: Authority = OpenAuthority() if open_to_all else authority(text)
+    for requested in requests:
+        if rights.permits_subscribe(requested).allowed:
+            for topic in topics:
+                assert not matches(requested, topic) or rights.permits_receive(topic).allowed

@@ -186,6 +186,10 @@ def test_deliveries_need_the_right_to_receive() -> None:
     assert authz.on_deliver(conn, messages) == messages[:1]
     assert conn.plan_deliver(authz, "in/1") is Verdict.PASS
     assert conn.plan_deliver(authz, "in/secret") is Verdict.DENY
+    # a whole filter: passed where all of it is granted, else each topic is asked about
+    assert authz.plan_deliver_filter(conn, "in/+/x") is Verdict.PASS
+    assert authz.plan_deliver_filter(conn, "in/#") is Verdict.INSPECT
+    assert authz.plan_deliver_filter(conn, "x") is Verdict.INSPECT
 
 
 @pytest.mark.parametrize("qos", [0, 1])
