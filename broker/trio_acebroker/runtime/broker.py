@@ -24,8 +24,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import trio
 
+from acebroker_codec.errors import ProtocolViolation, ReasonCode
 from acebroker_codec.packets import NO_PUBLISH_PROPERTIES, PublishProperties
-from acebroker_codec.topics import check_topic_filter, check_topic_name
+from acebroker_codec.topics import SharedSubscription, check_topic_filter, check_topic_name
 from acebroker_middleware.claims import READ_MAX
 from acebroker_middleware.connection import Connection, ConnectionType, DeniedPublish, Round
 from acebroker_middleware.errors import ServerShuttingDown
@@ -410,6 +411,8 @@ class Broker:
         Raises MqttError for a topic that is not valid, RetainedFull when there is no room to retain it.
         """
         check_topic_name(topic)
+        if qos not in (0, 1, 2):
+            raise ValueError(f"QoS {qos} is none of 0, 1 and 2")
         await trio.lowlevel.checkpoint()
         self.clock.stamp()
         interval = properties.message_expiry_interval
@@ -426,9 +429,11 @@ class Broker:
         """Receive messages inside the process, retained ones first, while the block runs.
 
         At most `messages_max` wait for the reader; more are dropped and counted. Raises MqttError for a
-        filter that is not valid.
+        filter that is not valid, or is of a Shared Subscription: tasks can share what this gives.
         """
         check_topic_filter(topic_filter)
+        if SharedSubscription.parse(topic_filter) is not None:
+            raise ProtocolViolation("a Shared Subscription in process", ReasonCode.TOPIC_FILTER_INVALID)
         await trio.lowlevel.checkpoint()
         stream = MessageStream(messages_max)
         subscriber = LocalSubscriber(stream.take)
