@@ -26,7 +26,7 @@ from acebroker_codec.packets import (
     Will,
 )
 from acebroker_middleware.connection import CloseReason, Connection
-from acebroker_middleware.state.ports import Decision, Store
+from acebroker_middleware.state.ports import Decision
 from tests.middleware.assembly import Assembly
 from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.delivery import Delivery
@@ -104,10 +104,10 @@ class Peer:
 
 
 class World(Assembly):
-    """The stages of a broker, its out-queues, and its clients."""
+    """The stages of a broker, its out-queues, and its clients. `options` as for Assembly."""
 
-    def __init__(self, *, flow_cache: bool = True, store: Store | None = None, **limits: Any) -> None:
-        super().__init__(flow_cache=flow_cache, store=store, **limits)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.peers: dict[str, Peer] = {}
         self.delivery = Delivery(self.round, self.deliver, BackPressure(self.round, self.timers))
 
