@@ -13,26 +13,25 @@ from typing import Any, Final
 
 import trio
 
-from acebroker_ace.algorithms import TOKEN_ALGORITHMS
-from acebroker_ace.token import AuthorizationServer
 from acebroker_middleware.acl import AclAuthority, AclError, AclRules, OpenAuthority
 from acebroker_middleware.anonymous import Anonymous
 from acebroker_middleware.authn import Authenticator, Authn
 from acebroker_middleware.authz import Authz
-from acebroker_middleware.connection import Round
+from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.decode import Decode
 from acebroker_middleware.deliver import Deliver
 from acebroker_middleware.passwords import PasswordFile, PasswordFileError, Passwords
 from acebroker_middleware.pipeline import Pipeline
 from acebroker_middleware.router import Router
+from acebroker_middleware.scope_authority import ScopeAuthority
 from acebroker_middleware.session import Session
 from acebroker_middleware.state.ports import Authority, Store, Timers
 from acebroker_middleware.state.retained import RetainedMessages
+from trio_acebroker.ace import TokenAccess
 from trio_acebroker.config import BrokerConfig, ConfigError
-from trio_acebroker.key_files import read_server_keys
 from trio_acebroker.plugins import load_stage
 
-__all__ = ["BUILT_IN", "Composition", "Placed", "authorization_servers", "compose"]
+__all__ = ["BUILT_IN", "Composition", "Placed", "compose"]
 
 #: password checks at the same time: each takes memory and a core by design
 PASSWORD_CHECKS_MAX: Final = 2
@@ -45,13 +44,16 @@ Placed = tuple[Any, str]
 
 
 class Composition:
-    """The parts that `compose` made and that the runtime needs to hold."""
+    """The parts that `compose` made and that the runtime needs to hold. `ace` is None where no tokens are taken."""
 
-    def __init__(self, pipeline: Pipeline, session: Session, router: Router, deliver: Deliver) -> None:
+    def __init__(
+        self, pipeline: Pipeline, session: Session, router: Router, deliver: Deliver, ace: TokenAccess | None
+    ) -> None:
         self.pipeline = pipeline
         self.session = session
         self.router = router
         self.deliver = deliver
+        self.ace = ace
 
 
 def compose(
@@ -68,14 +70,20 @@ def compose(
     for stage, after in plugins:
         if after not in BUILT_IN[:-1]:
             raise ConfigError(f"stage {stage.name}: cannot stand behind {after!r}; choose {', '.join(BUILT_IN[:-1])}")
-    authorization_servers(config)  # what is wrong with their files is said before anything listens
+    ace = TokenAccess(config, round_.clock) if config.authorization_servers else None
     authz = Authz(round_)
     retained = RetainedMessages(round_.limits.retained_messages_max, round_.limits.retained_bytes_max)
     deliver_stages = [stage for stage, _ in plugins if hasattr(stage, "on_deliver")]
     deliver = Deliver(round_, store, retained, [*deliver_stages, authz])
     router = Router(round_, store, retained, deliver)
     session = Session(round_, store, timers, router, deliver)
-    authn = Authn(round_, _authenticators(config), lambda: f"auto-{secrets.token_hex(12)}")
+
+    def granted(conn: Connection) -> None:
+        if conn.connected:
+            session.rights_changed(conn)
+
+    authenticators = _authenticators(config, ace, granted)
+    authn = Authn(round_, authenticators, lambda: f"auto-{secrets.token_hex(12)}", granted)
     stages: list[Any] = []
     for built_in in (Decode(round_), authn, authz, session, router):
         stages.append(built_in)
@@ -84,50 +92,56 @@ def compose(
         pipeline = Pipeline(round_, stages, flow_cache=flow_cache)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return Composition(pipeline, session, router, deliver)
+    return Composition(pipeline, session, router, deliver, ace)
 
 
-def authorization_servers(config: BrokerConfig) -> tuple[AuthorizationServer, ...]:
-    """The authorization servers of a configuration, with the keys that stand in their files. Raises ConfigError."""
-    return tuple(
-        AuthorizationServer(
-            server.issuer,
-            tuple(key for path in server.keys for key in read_server_keys(path)),
-            TOKEN_ALGORITHMS.union(server.more_algorithms),
-            frozenset(server.audience),
-        )
-        for server in config.authorization_servers
-    )
-
-
-def _authenticators(config: BrokerConfig) -> list[Authenticator]:
+def _authenticators(
+    config: BrokerConfig, ace: TokenAccess | None, granted: Callable[[Connection], None]
+) -> list[Authenticator]:
+    """In the order in which they are asked: a token, a password, what TLS knows, nothing at all."""
     authority_for = _authorities(config)
     authenticators: list[Authenticator] = []
-    path = config.authentication.password_file
-    if path is not None:
-        try:
-            passwords = PasswordFile.parse(_read(path, "authentication.password_file"), path)
-        except PasswordFileError as error:
-            raise ConfigError(str(error)) from None
+    passwords = _passwords(config)
+    if ace is not None:
+        authenticators.append(ace.by_token(lambda name: passwords is not None and name in passwords))
+    if passwords is not None:
         limiter = trio.CapacityLimiter(PASSWORD_CHECKS_MAX)
+        verify = passwords.verify
 
         async def check(username: str, password: bytes) -> bool:
-            return await trio.to_thread.run_sync(
-                passwords.verify, username, password, limiter=limiter, abandon_on_cancel=True
-            )
+            return await trio.to_thread.run_sync(verify, username, password, limiter=limiter, abandon_on_cancel=True)
 
         authenticators.append(Passwords(check, authority_for))
+    if ace is not None:
+        authenticators.append(ace.by_tls(granted))
     authenticators.append(
-        Anonymous(lambda client_identifier: authority_for(None, client_identifier), ignore_credentials=path is None)
+        Anonymous(
+            lambda client_identifier: authority_for(None, client_identifier),
+            ignore_credentials=passwords is None and ace is None,
+            strict=ace is not None,
+        )
     )
     return authenticators
+
+
+def _passwords(config: BrokerConfig) -> PasswordFile | None:
+    path = config.authentication.password_file
+    if path is None:
+        return None
+    try:
+        return PasswordFile.parse(_read(path, "authentication.password_file"), path)
+    except PasswordFileError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _authorities(config: BrokerConfig) -> Callable[[str | None, str], Authority]:
     path = config.authorization.acl_file
     if path is None:
         open_to_all = OpenAuthority()
-        return lambda username, client_identifier: open_to_all
+        public: Authority = open_to_all
+        if config.authorization_servers:
+            public = ScopeAuthority(config.ace.public_scope, None, "public topics")
+        return lambda username, client_identifier: public if username is None else open_to_all
     try:
         rules = AclRules.parse(_read(path, "authorization.acl_file"), path)
     except AclError as error:

@@ -4,8 +4,8 @@ A `Key` is Ed25519, an elliptic curve key of P-256, P-384 or P-521, or a symmetr
 ADJ-9053-1). It may be restricted: `alg`, `use` and `key_ops` are honoured (ADJ-9201-7, ADJ-9052-5). A
 signature is the bare value: 64 octets R and S of Ed25519, or r and s side by side (D-16), never DER.
 
-Secrets never leave a `Key` but through `jwk(private=True)`, and never stand in its `repr`. Comparison of MACs
-takes the same time whatever differs. ECDSA draws its own k inside `cryptography`; nothing else here is random.
+Secrets never leave a `Key` but through `jwk(private=True)` and `secret`, and never stand in its `repr`. Comparison
+of MACs takes the same time whatever differs. ECDSA draws its own k inside `cryptography`; nothing else here is random.
 """
 
 from __future__ import annotations
@@ -202,6 +202,11 @@ class Key:
     def octets(self) -> int:
         """Length of a symmetric key; 0 for any other."""
         return len(self._secret)
+
+    @property
+    def secret(self) -> bytes:
+        """The octets of a symmetric key, for TLS; empty for any other. Never to be shown."""
+        return self._secret
 
     def jwk(self, *, private: bool = False) -> dict[str, str]:
         """As a JWK. `private`: with the secret part; without it, a symmetric key has nothing to show but `kty`."""

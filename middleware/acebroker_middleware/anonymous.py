@@ -16,14 +16,18 @@ class Anonymous:
     """The authenticator that asks for nothing.
 
     `authority_for(client_identifier)` gives the rights of an anonymous client. With
-    `ignore_credentials` (no password file is configured) a client that offers some is anonymous too.
+    `ignore_credentials` (nothing is configured that could check them) a client that offers some is anonymous too.
+    `strict` is that of the grants.
     """
 
     name = "anonymous"
 
-    def __init__(self, authority_for: Callable[[str], Authority], *, ignore_credentials: bool) -> None:
+    def __init__(
+        self, authority_for: Callable[[str], Authority], *, ignore_credentials: bool, strict: bool = False
+    ) -> None:
         self._authority_for = authority_for
         self._ignore_credentials = ignore_credentials
+        self._strict = strict
 
     def authenticate(self, conn: Connection, connect: Connect) -> Grant | None:
         """A grant where anonymous clients are allowed and no other way was asked for."""
@@ -32,4 +36,4 @@ class Anonymous:
         if connect.username is not None and not self._ignore_credentials:
             return None
         identity = Identity("anonymous", conn.client_identifier)
-        return Grant(identity, self._authority_for(conn.client_identifier))
+        return Grant(identity, self._authority_for(conn.client_identifier), self._strict)

@@ -16,6 +16,7 @@ from acebroker_codec.errors import MqttError, ReasonCode
 from acebroker_codec.flow import ReceivingAliases, SendingAliases
 from acebroker_codec.packets import (
     Auth,
+    Connect,
     Packet,
     PacketType,
     ProtocolVersion,
@@ -35,6 +36,7 @@ from acebroker_middleware.state.bounds import Limits
 from acebroker_middleware.state.ports import Authority, Clock, Decision, Identity, TlsSession
 
 if TYPE_CHECKING:
+    from acebroker_middleware.authn import Dialogue
     from acebroker_middleware.state.session_state import SessionState
 
 __all__ = ["CloseReason", "Connection", "ConnectionType", "DeniedPublish", "Round"]
@@ -116,6 +118,7 @@ class Connection:
         "decision_octets",
         "decisions",
         "denied_publish",
+        "dialogue",
         "dirty",
         "drain",
         "dropped",
@@ -145,13 +148,16 @@ class Connection:
         "sending_aliases",
         "session",
         "started",
+        "strict",
         "subscribe_refusals",
         "tail",
         "tail_since",
         "tls",
+        "tokens_allowed",
         "transmit",
         "v5",
         "version",
+        "waiting_connect",
         "want_writable",
     )
 
@@ -165,6 +171,7 @@ class Connection:
         anonymous_allowed: bool = True,
         protocol_versions: frozenset[int] = frozenset((3, 4, 5)),
         denied_publish: DeniedPublish = DeniedPublish.IGNORE,
+        tokens_allowed: bool = False,
     ) -> None:
         limits = round_.limits
         # by the runtime
@@ -177,6 +184,8 @@ class Connection:
         self.protocol_versions = protocol_versions
         #: the TLS session below, None without TLS
         self.tls: TlsSession | None = None
+        #: access tokens are taken without TLS too: nobody can read along
+        self.tokens_allowed = tokens_allowed
         #: what a refused PUBLISH of MQTT 3 leads to
         self.denied_publish = denied_publish
         #: end this connection with an error, from outside its own batch
@@ -213,6 +222,12 @@ class Connection:
         self.client_identifier = ""
         self.identity: Identity | None = None
         self.authority: Authority | None = None
+        #: what the authority denies ends the connection, where MQTT has no answer for it
+        self.strict = False
+        #: takes AUTH packets; None: none may come
+        self.dialogue: Dialogue | None = None
+        #: the CONNECT that goes on when the dialogue ends well
+        self.waiting_connect: Connect | None = None
 
         # by authz
         #: Topic Name -> its decision for PUBLISH, bounded like the flows
@@ -255,6 +270,9 @@ class Connection:
 
     def release(self) -> None:
         """The connection is over: what refers back to it goes, so that it is freed without a garbage collector."""
+        if self.dialogue is not None:
+            self.dialogue.ended()
+            self.dialogue = None
         self.ack_queue = NO_ACKS
         self.end = _ended
         self.want_writable = _no_wait

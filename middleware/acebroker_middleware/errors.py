@@ -15,6 +15,7 @@ MqttError (codec)
 from __future__ import annotations
 
 from acebroker_codec.errors import MqttError, ReasonCode
+from acebroker_codec.packets import UserProperties
 
 __all__ = [
     "AdministrativeAction",
@@ -30,10 +31,14 @@ __all__ = [
 
 
 class ConnectionRefused(MqttError):
-    """A CONNECT that is answered with a CONNACK of this reason code. `rule` says what refused it."""
+    """A CONNECT that is answered with a CONNACK of this reason code. `rule` says what refused it.
 
-    def __init__(self, reason_code: ReasonCode, rule: str) -> None:
+    `user_properties` go into CONNACK where the client takes one so large.
+    """
+
+    def __init__(self, reason_code: ReasonCode, rule: str, user_properties: UserProperties = ()) -> None:
         super().__init__(rule, reason_code)
+        self.user_properties = user_properties
 
 
 class NotAuthorized(MqttError):

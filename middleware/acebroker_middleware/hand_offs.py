@@ -87,13 +87,12 @@ def _nothing(result: None) -> None:
     return None
 
 
-async def or_error(pending: Awaitable[None], batch: list[Packet | MqttError]) -> list[Packet | MqttError]:
-    """`batch` once `pending` is done, or the MqttError that it raised, in its place."""
+async def or_error(pending: Awaitable[list[Packet | MqttError]]) -> list[Packet | MqttError]:
+    """The batch that `pending` gives, or the MqttError that it raised, in its place."""
     try:
-        await pending
+        return await pending
     except MqttError as error:
         return [error]
-    return batch
 
 
 async def stage_guarded(name: str, pending: Awaitable[T]) -> T:

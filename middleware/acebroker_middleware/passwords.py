@@ -145,6 +145,9 @@ class PasswordFile:
     def __repr__(self) -> str:
         return f"<PasswordFile {self._source!r}, {len(self._hashes)} users>"
 
+    def __contains__(self, username: object) -> bool:
+        return username in self._hashes
+
     def verify(self, username: str, password: bytes) -> bool:
         """Whether this is the password of this user. Slow, and as slow if there is no such user."""
         known = self._hashes.get(username)

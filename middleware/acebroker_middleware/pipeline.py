@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from acebroker_codec.errors import MqttError
 from acebroker_codec.frames import frame_extent
-from acebroker_codec.packets import Connect, Packet, PacketType
+from acebroker_codec.packets import Auth, Connect, Packet, PacketType
 from acebroker_codec.properties import forwarded_properties_end
 from acebroker_codec.topics import check_topic_name
 from acebroker_middleware.connection import Connection, Round
@@ -40,6 +40,8 @@ PROPERTIES_BYTES_MAX: Final = 512
 
 _ACK_TYPES = frozenset((PacketType.PUBACK, PacketType.PUBREC, PacketType.PUBREL, PacketType.PUBCOMP))
 _ACKS = frozenset((PUBACK, PUBREC, PUBREL, PUBCOMP))
+#: first octet
+_AUTH: Final = 0xF0
 _FAST: Final = FlowMode.FAST
 _PACKETS: Final = FlowMode.PACKETS
 
@@ -203,6 +205,13 @@ class Pipeline:
             if current is not None:
                 self._runs.forward(conn, current, data, run_start, pos, count)
                 current = None
+            if (
+                first_octet == _AUTH and batch
+            ):  # alone in its batch, as CONNECT is: rights change behind what came before
+                pending = self.run(conn, batch)
+                batch = []
+                if pending is not None:
+                    return self._continue(conn, pending, data, pos)
             try:
                 packet = self._decode.packet(conn, data[pos], data, start, end)
             except MqttError as error:
@@ -210,7 +219,7 @@ class Pipeline:
                 break
             batch.append(packet)
             pos = end
-            if type(packet) is Connect:
+            if type(packet) is Connect or type(packet) is Auth:
                 pending = self.run(conn, batch)
                 if pending is not None:
                     return self._continue(conn, pending, data, pos)

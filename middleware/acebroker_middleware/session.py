@@ -168,6 +168,8 @@ class Session:
                 unwatched(self._round, partial(self._store.settle, steps), partial(store_failed, state))
 
     def _disconnected(self, conn: Connection, packet: Disconnect) -> None:
+        if not conn.connected:  # in the middle of authentication (4.12)
+            raise ClientDisconnected(ReasonCode(packet.reason_code))
         state = self._state(conn)
         interval = packet.properties.session_expiry_interval
         if interval is not None:
@@ -267,6 +269,7 @@ class Session:
             assigned_client_identifier=conn.client_identifier if not connect.client_identifier else None,
             topic_alias_maximum=limits.topic_alias_max or None,
             server_keep_alive=keep_alive,
+            authentication_method=conn.protocol.authentication_method,  # [MQTT-4.12.0-6]
         )
 
     def _resume(self, conn: Connection, state: SessionState) -> None:
@@ -278,6 +281,12 @@ class Session:
         for identifier in state.window.released:
             conn.send(Pubrel(identifier))
         self._deliver.pump(state)
+
+    def rights_changed(self, conn: Connection) -> None:
+        """A connection has other rights than before: nothing that was decided for it holds any more."""
+        conn.forget_flows()
+        if conn.session is not None:
+            self._router.invalidate_session(conn.session)
 
     # ---- the end ----
 

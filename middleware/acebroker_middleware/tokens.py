@@ -18,7 +18,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -27,7 +27,7 @@ from acebroker_ace.token import AccessToken
 from acebroker_middleware.errors import QuotaExceeded
 from acebroker_middleware.state.ports import Clock
 
-__all__ = ["KeptToken", "TokenLimits", "Tokens"]
+__all__ = ["Holder", "KeptToken", "TokenLimits", "Tokens"]
 
 T = TypeVar("T")
 
@@ -44,6 +44,14 @@ class TokenLimits(Struct, frozen=True, kw_only=True):
     per_source_max: int = 10_000
 
 
+class Holder(Protocol):
+    """Whoever lives by a kept token."""
+
+    def replaced(self) -> None:
+        """The token was replaced by a newer one of the same key."""
+        ...
+
+
 class KeptToken:
     """The place of one key: its token, which may be replaced, and who lives by it."""
 
@@ -55,7 +63,7 @@ class KeptToken:
         self.source = source
         #: of the client that proved possession last
         self.client_identifier = ""
-        self.holders: set[object] = set()
+        self.holders: set[Holder] = set()
 
     def __repr__(self) -> str:
         return f"KeptToken({self.token!r}, in use by {len(self.holders)})"
@@ -128,7 +136,7 @@ class Tokens:
         self.sweep()
         thumbprint = token.confirmed_by
         kept = self._kept.get(thumbprint)
-        if kept is not None and not _replaces(token, kept.token):
+        if kept is not None and (token.thumbprint == kept.token.thumbprint or not _replaces(token, kept.token)):
             return kept
         self._check_quotas(token, source, kept)
         if kept is None:
@@ -142,14 +150,16 @@ class Tokens:
             if not kept.holders:
                 self._idle[thumbprint] = self._idle.pop(thumbprint)  # to the end: it was used just now
         self._list(kept)
+        for holder in tuple(kept.holders):
+            holder.replaced()
         return kept
 
-    def hold(self, kept: KeptToken, holder: object) -> None:
+    def hold(self, kept: KeptToken, holder: Holder) -> None:
         """`holder` lives by this token from now on."""
         kept.holders.add(holder)
         self._idle.pop(kept.token.confirmed_by, None)
 
-    def let_go(self, kept: KeptToken, holder: object) -> None:
+    def let_go(self, kept: KeptToken, holder: Holder) -> None:
         """It does no more; harmless when repeated."""
         kept.holders.discard(holder)
         thumbprint = kept.token.confirmed_by

@@ -263,7 +263,7 @@ def test_check_explains_who_can_connect_how(tmp_path: Path) -> None:
     (tmp_path / "as.jwk").write_text(json.dumps(jwk(SECRET)))
     text = SERVER.replace('"as.pem"', '"as.pem", "as.jwk"') + (
         "[[listener]]\nname = 'tls'\nport = 8883\nanonymous = true\n"
-        "tls = { certificate = 'broker.pem', key = 'broker.key', client_ca = 'ca.pem' }\n"
+        "tls = { certificate = 'broker.pem', key = 'broker.key', client_ca = 'ca.pem', pre_shared_keys = true }\n"
         "[[listener]]\nname = 'local'\ninsecure = true\nprotocol_versions = [5]\n"
         "[[listener]]\nname = 'plain'\nport = 1884\n"
         "[authentication]\npassword_file = 'users'\n"
@@ -280,6 +280,7 @@ def test_check_explains_who_can_connect_how(tmp_path: Path) -> None:
         "MQTT 3.1 and 3.1.1",
         "user name and password",
         f"a client certificate of {tmp_path / 'ca.pem'} to which a stored token is bound",
+        "a pre-shared key of a stored token, or of one that is the identity",
         "nothing",
     ]
     assert [line.strip().partition(":")[0] for line in local] == ["MQTT 5 method `ace`", "user name and password"]

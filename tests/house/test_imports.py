@@ -79,8 +79,9 @@ NEVER: dict[str, dict[str, set[str]]] = {
     "trio_acebroker.config": {"trio_acebroker": {"trio_acebroker.config_ace", "trio_acebroker.config_text"}},
     "trio_acebroker.plugins": {"trio_acebroker": {"trio_acebroker.config"}},
     "trio_acebroker.key_files": {"trio_acebroker": {"trio_acebroker.config_text"}},
+    "trio_acebroker.ace": {"trio_acebroker": {"trio_acebroker.config", "trio_acebroker.key_files"}},
     "trio_acebroker.server": {
-        "trio_acebroker": {"trio_acebroker.config", "trio_acebroker.key_files", "trio_acebroker.plugins"}
+        "trio_acebroker": {"trio_acebroker.ace", "trio_acebroker.config", "trio_acebroker.plugins"}
     },
     "trio_acebroker.runtime": {"trio_acebroker.cli": set()},
 }

@@ -54,7 +54,8 @@ async def test_what_raises_ends_the_row() -> None:
 
 async def test_an_error_in_place_of_a_batch() -> None:
     error = ProtocolViolation("no")
-    assert await or_error(failing(error), []) == [error]  # type: ignore[arg-type]
+    assert await or_error(failing(error)) == [error]  # type: ignore[arg-type]
+    assert await or_error(later([error])) == [error]  # type: ignore[arg-type]
 
 
 async def test_exceptions_of_a_stage_get_its_name() -> None:

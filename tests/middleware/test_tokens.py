@@ -52,6 +52,16 @@ def tokens(**limits: int) -> tuple[Tokens, SetClock]:
     return Tokens(clock, TokenLimits(**limits)), clock
 
 
+class Holder:
+    """Somebody who lives by a token."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def replaced(self) -> None:
+        self.told += 1
+
+
 # ---- one for each key ----
 
 
@@ -80,6 +90,21 @@ def test_an_older_token_takes_no_rights_away(old: float | None, new: float | Non
     store.keep(first)
     assert store.keep(second).token is (second if replaced else first)
     assert len(store) == 1
+
+
+def test_who_lives_by_a_token_hears_of_a_newer_one_and_of_nothing_else() -> None:
+    store, _ = tokens()
+    place, holder = store.keep(token(issued_at=5)), Holder()
+    store.hold(place, holder)
+    store.keep(token(issued_at=5))  # the same octets
+    store.keep(token(issued_at=4, number=1))
+    store.keep(token(2))
+    assert holder.told == 0
+    store.keep(token(issued_at=6, number=2))
+    assert holder.told == 1
+    store.let_go(place, holder)
+    store.keep(token(issued_at=7, number=3))
+    assert holder.told == 1
 
 
 def test_a_certificate_is_a_key_of_its_own() -> None:
@@ -196,19 +221,20 @@ def test_replacing_again_and_again_takes_no_memory() -> None:
 def test_the_longest_unused_makes_room_and_none_in_use() -> None:
     store, _ = tokens(tokens_max=3)
     places = [store.keep(token(key, subject=None)) for key in (1, 2, 3)]
-    store.hold(places[0], "a")
-    store.hold(places[1], "b")
-    store.let_go(places[1], "b")  # used just now: behind the third
+    a, b, d = Holder(), Holder(), Holder()
+    store.hold(places[0], a)
+    store.hold(places[1], b)
+    store.let_go(places[1], b)  # used just now: behind the third
     store.keep(token(4, subject=None))
     kept = [store.bound_to(place.token.confirmed_by) for place in places]
     assert kept == [places[0], places[1], None]
-    for place, holder in ((places[1], "b"), (store.keep(token(4, subject=None)), "d")):
+    for place, holder in ((places[1], b), (store.keep(token(4, subject=None)), d)):
         store.hold(place, holder)
     with pytest.raises(QuotaExceeded, match="limit: tokens"):
         store.keep(token(5, subject=None))
     assert store.keep(token(1, subject=None, number=1)) is places[0]  # a place that there is takes no room
-    store.let_go(places[0], "a")
-    store.let_go(places[0], "a")
+    store.let_go(places[0], a)
+    store.let_go(places[0], a)
     store.keep(token(5, subject=None))
     assert store.bound_to(places[0].token.confirmed_by) is None
     assert len(store) == 3
@@ -216,15 +242,15 @@ def test_the_longest_unused_makes_room_and_none_in_use() -> None:
 
 def test_a_token_held_twice_is_in_use_until_both_let_go() -> None:
     store, _ = tokens(tokens_max=1)
-    place = store.keep(token(1))
-    store.hold(place, "a")
-    store.hold(place, "b")
-    store.let_go(place, "a")
+    place, a, b = store.keep(token(1)), Holder(), Holder()
+    store.hold(place, a)
+    store.hold(place, b)
+    store.let_go(place, a)
     with pytest.raises(QuotaExceeded):
         store.keep(token(2))
-    store.let_go(place, "b")
+    store.let_go(place, b)
     store.keep(token(2))
-    store.let_go(place, "b")  # its place is gone
+    store.let_go(place, b)  # its place is gone
     assert len(store) == 1
 
 
@@ -267,8 +293,8 @@ def test_nothing_is_left_behind_whatever_happened() -> None:
     """Random calls: the books agree with what is kept, and are empty in the end."""
     chance = random.Random(7)
     store, clock = tokens(tokens_max=12, per_subject_max=5, per_source_max=6)
-    held: list[tuple[Any, int]] = []
-    for step in range(3_000):
+    held: list[tuple[Any, Holder]] = []
+    for _ in range(3_000):
         key = chance.randrange(20)
         try:
             place = store.keep(
@@ -285,8 +311,9 @@ def test_nothing_is_left_behind_whatever_happened() -> None:
         except QuotaExceeded:
             place = None
         if place is not None and chance.random() < 0.3:
-            store.hold(place, step)
-            held.append((place, step))
+            holder = Holder()
+            store.hold(place, holder)
+            held.append((place, holder))
         if place is not None and chance.random() < 0.5:
             store.proven(place, chance.choice("cdef"))
         while held and chance.random() < 0.3:

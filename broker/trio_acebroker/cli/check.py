@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
+from trio_acebroker.ace import authorization_servers
 from trio_acebroker.cli.configuration import BadConfiguration, config_option, effective
 from trio_acebroker.cli.summary import changed_limits, pipeline, versions, ways_to_connect
 from trio_acebroker.config import ConfigError
 from trio_acebroker.key_files import describe
-from trio_acebroker.server import authorization_servers
 
 __all__ = ["command"]
 

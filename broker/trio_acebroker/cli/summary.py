@@ -35,6 +35,8 @@ def ways_to_connect(config: BrokerConfig, listener: Listener) -> Iterator[str]:
         yield "user name and password"
     if listener.tls is not None and listener.tls.client_ca is not None:
         yield f"a client certificate of {listener.tls.client_ca} to which a stored token is bound"
+    if listener.tls is not None and listener.tls.pre_shared_keys:
+        yield "a pre-shared key of a stored token, or of one that is the identity"
     if config.anonymous_allowed(listener):
         yield "nothing: public topics, and uploads to `authz-info`"
 

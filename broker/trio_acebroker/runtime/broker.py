@@ -115,8 +115,8 @@ class Broker:
     Arguments: `stages` are plugins beside those of the configuration, each a stage (put behind `authz`) or
     a pair of a stage and the name of the built-in one it stands behind; one that is an async context manager
     is entered by `serve`. `store` keeps sessions and retained messages (default: in memory; the caller owns one
-    that is given). `psk_keys` has the keys of listeners with `tls.pre_shared_keys`. `flow_cache=False` sends every
-    packet through every stage. Raises ConfigError.
+    that is given). `psk_keys` has the keys of listeners with `tls.pre_shared_keys` (default: those of access tokens).
+    `flow_cache=False` sends every packet through every stage. Raises ConfigError.
     """
 
     def __init__(
@@ -140,8 +140,12 @@ class Broker:
         self.pipeline = parts.pipeline
         self.session = parts.session
         self.router = parts.router
+        #: what takes access tokens; None where there is no authorization server
+        self.ace = parts.ace
         self.pressure = BackPressure(self._round, self.timers)
         self.delivery = Delivery(self._round, parts.deliver, self.pressure)
+        if psk_keys is None and self.ace is not None:
+            psk_keys = self.ace.keys
         self._tls = {
             listener: TlsIdentity(listener.tls, self.config.limits.client_hello_bytes_max, psk_keys)
             for listener in self.config.listeners
@@ -296,6 +300,7 @@ class Broker:
             anonymous_allowed=self.config.anonymous_allowed(listener),
             protocol_versions=frozenset(listener.protocol_versions),
             denied_publish=DeniedPublish(self.config.authorization.denied_publish_v3),
+            tokens_allowed=listener.insecure,
         )
         door = Door(listener, label, shell, make, self._tls.get(listener))
         allowance, stamped = float(limits.accept_rate_max), trio.current_time()
@@ -381,8 +386,10 @@ class Broker:
             raise RuntimeError("the broker is not serving")
         client, stream = memory_connection()
         self.clock.stamp()
-        authentication = self.config.authentication
-        anonymous = authentication.anonymous
+        config = self.config
+        anonymous = config.authentication.anonymous
+        if anonymous is None:
+            anonymous = config.authentication.password_file is None and not config.authorization_servers
         self._start(
             self._raw,
             stream,
@@ -390,8 +397,9 @@ class Broker:
                 self._round,
                 listener="in process",
                 connection_type=ConnectionType.IN_PROCESS,
-                anonymous_allowed=anonymous if anonymous is not None else authentication.password_file is None,
-                denied_publish=DeniedPublish(self.config.authorization.denied_publish_v3),
+                anonymous_allowed=anonymous,
+                denied_publish=DeniedPublish(config.authorization.denied_publish_v3),
+                tokens_allowed=True,
             ),
         )
         await trio.lowlevel.checkpoint()

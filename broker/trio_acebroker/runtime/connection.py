@@ -37,7 +37,13 @@ from acebroker_codec.errors import (
 from acebroker_codec.packets import Connack, Disconnect, PacketType
 from acebroker_codec.protocol import State
 from acebroker_middleware.connection import CloseReason, Connection
-from acebroker_middleware.errors import ClientDisconnected, KeepAliveTimeout, ServerShuttingDown, StageFailure
+from acebroker_middleware.errors import (
+    ClientDisconnected,
+    ConnectionRefused,
+    KeepAliveTimeout,
+    ServerShuttingDown,
+    StageFailure,
+)
 from acebroker_middleware.hand_offs import stage_guarded
 from acebroker_middleware.state.ports import Fenced, Timer, Unavailable
 from trio_acebroker.transports.base import ByteStream
@@ -330,8 +336,12 @@ class ConnectionTask:
             conn.send(Connack(False, return_code))
 
     def _say(self, packet: Connack | Disconnect, error: MqttError) -> None:
-        """Send the packet with a Reason String about what the client itself sent, where there is room for one."""
+        """Send the packet with what there is to say beside the code, where there is room for that."""
         conn = self.conn
+        if isinstance(packet, Connack) and isinstance(error, ConnectionRefused) and error.user_properties:
+            refusal = replace(packet.properties, user_properties=error.user_properties)
+            if conn.send(replace(packet, properties=refusal)):
+                return
         if error.detail and isinstance(error, MalformedPacket | ProtocolViolation | PacketTooLarge):
             properties = replace(packet.properties, reason_string=error.detail)
             if conn.problem_information and conn.send(replace(packet, properties=properties)):

@@ -27,6 +27,7 @@ __all__ = [
     "Kept",
     "Maybe",
     "PskKeys",
+    "PublicKeys",
     "Settle",
     "Store",
     "Stored",
@@ -109,6 +110,14 @@ class PskKeys(Protocol):
         Asked before a handshake of TLS 1.3, whose identities are known at its beginning; those of TLS 1.2 are not, and
         go to `find` alone.
         """
+        ...
+
+
+class PublicKeys(Protocol):
+    """The raw public keys of TLS handshakes (RFC 7250; RFC 9202, 3.2)."""
+
+    def knows(self, public_key: bytes) -> bool:
+        """Whether anything is known of a key, a SubjectPublicKeyInfo in DER: if not, the handshake fails."""
         ...
 
 
