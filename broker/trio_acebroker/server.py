@@ -20,6 +20,7 @@ from acebroker_middleware.authz import Authz
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.decode import Decode
 from acebroker_middleware.deliver import Deliver
+from acebroker_middleware.expiry import Expiry
 from acebroker_middleware.passwords import PasswordFile, PasswordFileError, Passwords
 from acebroker_middleware.pipeline import Pipeline
 from acebroker_middleware.router import Router
@@ -77,13 +78,9 @@ def compose(
     deliver = Deliver(round_, store, retained, [*deliver_stages, authz])
     router = Router(round_, store, retained, deliver)
     session = Session(round_, store, timers, router, deliver)
-
-    def granted(conn: Connection) -> None:
-        if conn.connected:
-            session.rights_changed(conn)
-
-    authenticators = _authenticators(config, ace, granted)
-    authn = Authn(round_, authenticators, lambda: f"auto-{secrets.token_hex(12)}", granted)
+    expiry = Expiry(round_, timers, router)
+    authenticators = _authenticators(config, ace, expiry.granted)
+    authn = Authn(round_, authenticators, lambda: f"auto-{secrets.token_hex(12)}", expiry.granted)
     stages: list[Any] = []
     for built_in in (Decode(round_), authn, authz, session, router):
         stages.append(built_in)

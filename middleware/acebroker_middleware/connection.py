@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from acebroker_codec.encoder import encode
@@ -33,7 +34,7 @@ from acebroker_middleware.errors import NotAuthorized
 from acebroker_middleware.flows import Flow
 from acebroker_middleware.observe import Counters
 from acebroker_middleware.state.bounds import Limits
-from acebroker_middleware.state.ports import Authority, Clock, Decision, Identity, TlsSession
+from acebroker_middleware.state.ports import Authority, Clock, Decision, Identity, Timer, TlsSession
 
 if TYPE_CHECKING:
     from acebroker_middleware.authn import Dialogue
@@ -123,6 +124,7 @@ class Connection:
         "drain",
         "dropped",
         "end",
+        "expiry_timer",
         "flow_octets",
         "flows",
         "flows_before",
@@ -143,6 +145,7 @@ class Connection:
         "protocol_versions",
         "receive_max",
         "receiving_aliases",
+        "rights_end",
         "round",
         "send_max",
         "sending_aliases",
@@ -222,6 +225,9 @@ class Connection:
         self.client_identifier = ""
         self.identity: Identity | None = None
         self.authority: Authority | None = None
+        #: when that is over, on `Clock.now`; and the timer for it
+        self.rights_end = inf
+        self.expiry_timer: Timer | None = None
         #: what the authority denies ends the connection, where MQTT has no answer for it
         self.strict = False
         #: takes AUTH packets; None: none may come
@@ -270,6 +276,10 @@ class Connection:
 
     def release(self) -> None:
         """The connection is over: what refers back to it goes, so that it is freed without a garbage collector."""
+        self.rights_end = inf
+        if self.expiry_timer is not None:
+            self.expiry_timer.cancel()
+            self.expiry_timer = None
         if self.dialogue is not None:
             self.dialogue.ended()
             self.dialogue = None

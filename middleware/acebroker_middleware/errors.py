@@ -3,6 +3,7 @@
 MqttError (codec)
 ├── ConnectionRefused     CONNACK with this reason code, then the end (3.1.4)
 ├── NotAuthorized         0x87
+│   └── RightsEnded       the authority's `authorized_until` has passed
 ├── SessionTakenOver      0x8E
 ├── QuotaExceeded         0x97
 ├── KeepAliveTimeout      0x8D
@@ -24,6 +25,7 @@ __all__ = [
     "KeepAliveTimeout",
     "NotAuthorized",
     "QuotaExceeded",
+    "RightsEnded",
     "ServerShuttingDown",
     "SessionTakenOver",
     "StageFailure",
@@ -45,6 +47,13 @@ class NotAuthorized(MqttError):
     """Rights that a connection needs are missing or have ended."""
 
     default_reason_code = ReasonCode.NOT_AUTHORIZED
+
+
+class RightsEnded(NotAuthorized):
+    """The rights of a connection are over: `authorized_until` has passed."""
+
+    def __init__(self) -> None:
+        super().__init__("rights ended")
 
 
 class SessionTakenOver(MqttError):

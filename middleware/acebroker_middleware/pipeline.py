@@ -20,7 +20,7 @@ from acebroker_codec.properties import forwarded_properties_end
 from acebroker_codec.topics import check_topic_name
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.decode import Decode
-from acebroker_middleware.errors import StageFailure
+from acebroker_middleware.errors import RightsEnded, StageFailure
 from acebroker_middleware.flows import Flow, FlowKey, FlowMode, Verdict
 from acebroker_middleware.hand_offs import stage_error, stage_guarded, then
 from acebroker_middleware.handshakes import PUBACK, PUBCOMP, PUBREC, PUBREL, Handshakes
@@ -88,6 +88,9 @@ class Pipeline:
 
         An awaitable means a hand-off: await it before feeding this connection again.
         """
+        if conn.rights_end <= self._round.clock.now:
+            self._round.counters.denials["rights ended"] += 1
+            raise RightsEnded
         tail = conn.tail
         if tail:
             tail += data

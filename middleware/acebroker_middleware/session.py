@@ -282,12 +282,6 @@ class Session:
             conn.send(Pubrel(identifier))
         self._deliver.pump(state)
 
-    def rights_changed(self, conn: Connection) -> None:
-        """A connection has other rights than before: nothing that was decided for it holds any more."""
-        conn.forget_flows()
-        if conn.session is not None:
-            self._router.invalidate_session(conn.session)
-
     # ---- the end ----
 
     def lost(self, conn: Connection, reason: CloseReason) -> None:

@@ -27,6 +27,7 @@ from acebroker_middleware.authz import Authz
 from acebroker_middleware.connection import CloseReason, Connection, Round
 from acebroker_middleware.decode import Decode
 from acebroker_middleware.deliver import Deliver
+from acebroker_middleware.expiry import Expiry
 from acebroker_middleware.observe import Counters
 from acebroker_middleware.pipeline import Pipeline
 from acebroker_middleware.router import Router
@@ -119,7 +120,13 @@ class Assembly:
         )
         self.router = Router(self.round, self.store, retained, self.deliver)
         self.session = Session(self.round, self.store, self.timers, self.router, self.deliver)
-        authn = Authn(self.round, [ByUserName(self.authorities)], lambda: f"auto-{len(self.session.sessions)}")
+        self.expiry = Expiry(self.round, self.timers, self.router)
+        authn = Authn(
+            self.round,
+            [ByUserName(self.authorities)],
+            lambda: f"auto-{len(self.session.sessions)}",
+            self.expiry.granted,
+        )
         self.pipeline = Pipeline(
             self.round,
             [Decode(self.round), authn, authz, *stages, self.session, self.router],

@@ -7,11 +7,12 @@ backlog is never copied again and again.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.deliver import Deliver
-from acebroker_middleware.errors import StageFailure
+from acebroker_middleware.errors import RightsEnded, StageFailure
 from trio_acebroker.runtime.back_pressure import BackPressure
 
 __all__ = ["JOIN_BYTES_MAX", "Delivery"]
@@ -46,6 +47,9 @@ class Delivery:
 
         Called in the middle of others' rounds: what goes wrong ends this connection.
         """
+        if conn.rights_end <= self._round.clock.now:
+            self._expired(conn)
+            return
         try:
             if not self._drain(conn):
                 return
@@ -62,6 +66,9 @@ class Delivery:
 
     def writable(self, conn: Connection) -> bool:
         """The socket of a blocked connection takes octets again; True when nothing is left to send."""
+        if conn.rights_end <= self._round.clock.now:
+            self._expired(conn)
+            return False
         conn.blocked = False
         self._pressure.blocked.discard(conn)
         self.send(conn)
@@ -105,6 +112,15 @@ class Delivery:
     def forget(self, conn: Connection) -> None:
         """A connection ends: what still waits for its socket counts no more."""
         self._pressure.blocked.discard(conn)
+
+    def _expired(self, conn: Connection) -> None:
+        """The rights are over: what is queued does not leave, but for the rest of a send that was cut short."""
+        kept = 1 if conn.blocked else 0
+        del conn.out[kept:]
+        conn.out_octets = sum(map(len, conn.out))
+        conn.rights_end = inf  # what is said at the end may go out
+        self._counters.denials["rights ended"] += 1
+        conn.end(RightsEnded())
 
     def _broken(self, conn: Connection) -> None:
         """The client is gone; reading will say so to its own task. Nothing is kept for it."""
