@@ -175,6 +175,8 @@ class Dice:
             case 5:
                 return ("rights", name, self.one_of(("publish", "receive")), self.one_of(self.topics))
             case 6:
+                if self.often(0.4):
+                    return ("expire", name, self.one_of((5, 20)))
                 return ("wait", self.one_of((1, 30, 200)))
             case _:
                 cuts = [self.random.random() for _ in range(self.random.randrange(4))]
@@ -330,6 +332,8 @@ def play(world: World, clients: dict[str, dict[str, Any]], script: list[Any], ro
                 taken = peer.rights.no_publish if which == "publish" else peer.rights.no_receive
                 taken ^= {topic}
                 world.rights_changed(peer)
+            case ("expire", name, seconds):
+                world.rights_end_in(world.peers[name], seconds)
             case ("wait", seconds):
                 world.advance(seconds)
         yield step

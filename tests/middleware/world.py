@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import Any
 
 from acebroker_codec.decoder import Decoder
@@ -37,9 +38,8 @@ __all__ = ["Peer", "Rights", "World"]
 class Rights:
     """What one client may do: everything but the topics that were taken from it."""
 
-    authorized_until: float | None = None
-
     def __init__(self) -> None:
+        self.authorized_until: float | None = None
         self.no_publish: set[str] = set()
         self.no_receive: set[str] = set()
 
@@ -121,6 +121,7 @@ class World(Assembly):
         """A new connection with CONNECT; `properties` are those of MQTT 5."""
         conn = Connection(self.round)
         old, peer.conn = peer.conn, conn
+        peer.rights.authorized_until = None
         peer.connected()
         conn.transmit = peer.transmit
         conn.drain = self.delivery.send
@@ -162,8 +163,12 @@ class World(Assembly):
     def rights_changed(self, peer: Peer) -> None:
         """What has to happen when `peer.rights` were changed."""
         if peer.conn is not None and peer.conn.session is not None:
-            peer.conn.forget_flows()
-            self.router.invalidate_session(peer.conn.session)
+            self.expiry.granted(peer.conn)
+
+    def rights_end_in(self, peer: Peer, seconds: float) -> None:
+        """What this client may do, it may do for so long, unless it connects again."""
+        peer.rights.authorized_until = self.clock.wall + seconds
+        self.rights_changed(peer)
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -176,6 +181,9 @@ class World(Assembly):
         self.session.lost(conn, CloseReason(error))
         self.delivery.flush()
         conn.closed = True
+        conn.rights_end = inf
+        if conn.expiry_timer is not None:
+            conn.expiry_timer.cancel()
         conn.transmit = len
         conn.out.clear()
         conn.out_octets = 0
