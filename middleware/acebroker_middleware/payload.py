@@ -60,7 +60,7 @@ class PayloadValidator:
             self._rules.add(rule, Subscription(topic_filter))
 
     def plan(self, conn: Connection, flow: FlowKey) -> Verdict:
-        """Packets of topics with a rule are inspected; the others have no properties, so nothing to check."""
+        """Packets of topics with a rule are inspected; those of others without properties have nothing to check."""
         return Verdict.INSPECT if self._rules.match(flow.topic)[0] else Verdict.PASS
 
     def on_batch(self, conn: Connection, batch: Batch) -> Batch:

@@ -75,7 +75,8 @@ class Pipeline:
         #: properties of PUBLISH that were seen to go on as they are
         self._properties: set[bytes] = set()
         plugins = [s for s in self._chain if s.name not in self._builtin]
-        # plugins see every packet of QoS 1 and 2 that they want; the built-in stages have had their say in the flow
+        # plugins see every packet of QoS 1 and 2, and with properties, that they want; the built-in stages have had
+        # their say in the flow
         self._handshake_flows = not any(PacketType.PUBLISH in s.wants for s in plugins)
         self._handshake_acks = not any(s.wants & _ACK_TYPES for s in plugins)
         self._deliver = self._router.deliver
@@ -244,7 +245,7 @@ class Pipeline:
 
     def _properties_end(self, data: bytes, pos: int, end: int) -> int:
         """Where the properties at `pos` of a QoS 0 PUBLISH end, if they go on as they are; else behind `end`."""
-        if pos >= end:
+        if pos >= end or not self._handshake_flows:
             return end + 1
         stop = pos + 1 + data[pos]
         if data[pos] < 0x80 and data[pos:stop] in self._properties:
@@ -265,7 +266,10 @@ class Pipeline:
 
     def run(self, conn: Connection, batch: Batch, first: int = 0) -> Maybe[None]:
         """Send a batch through the stages, from the one with index `first` behind decode."""
-        self._round.counters.packets_received += len(batch) if not first else 0
+        if not first:
+            self._round.counters.packets_received += len(batch)
+            if conn.subscribe_refusals:
+                conn.subscribe_refusals.clear()
         chain = self._chain
         for index in range(first, len(chain)):
             stage = chain[index]

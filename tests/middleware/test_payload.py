@@ -27,6 +27,7 @@ from acebroker_middleware.flows import Verdict
 from acebroker_middleware.payload import PayloadValidator
 from acebroker_middleware.stage import FlowStage, plan_kind
 from acebroker_middleware.testing import RecordingConnection
+from tests.middleware.assembly import Assembly, publish, subscribe
 
 NOT_TEXT = b"caf\xe9"
 
@@ -214,6 +215,15 @@ def test_only_topics_with_a_rule_leave_the_cached_path() -> None:
     ]:
         assert conn.plan(validator, topic) is verdict
     assert conn.plan(PayloadValidator({"#": 1}), "$SYS/x") is Verdict.PASS
+
+
+@pytest.mark.parametrize("flow_cache", [False, True])
+def test_text_that_is_none_is_refused_on_topics_without_a_rule_too(flow_cache: bool) -> None:
+    broker = Assembly(stages=[PayloadValidator({})], flow_cache=flow_cache)
+    reader, writer = broker.client("reader"), broker.client("writer")
+    reader.send(subscribe("t"))
+    writer.send(*(publish("t", payload, payload_format_indicator=1) for payload in (b"1", NOT_TEXT, b"2", NOT_TEXT)))
+    assert reader.messages() == [b"1", b"2"]
 
 
 @pytest.mark.parametrize(

@@ -436,6 +436,17 @@ def test_stages_decide_once_for_each_topic() -> None:
     }
 
 
+def test_a_plugin_that_passed_a_flow_sees_its_packets_with_properties() -> None:
+    """What it was asked says nothing of properties: FlowKey holds none."""
+    judge = Judge(t=Verdict.PASS)
+    _, reader, writer = pair(stages=[judge])
+    plain, declared = publish("t", b"1"), publish("t", b"2", payload_format_indicator=1)
+    for _ in range(2):
+        writer.send(plain, plain, declared, declared, plain)
+    assert reader.messages() == [b"1", b"1", b"2", b"2", b"1"] * 2
+    assert judge.seen == ["t", "t"] * 2
+
+
 @pytest.mark.parametrize("error", [ProtocolViolation("no"), ZeroDivisionError()], ids=repr)
 def test_a_plan_that_raises_ends_the_connection(error: Exception) -> None:
     _, reader, writer = pair(stages=[Judge(t=error, u=Verdict.PASS)])
