@@ -239,7 +239,7 @@ class Connection:
         #: Topic Name -> its decision for PUBLISH, bounded like the flows
         self.decisions: dict[str, Decision] = {}
         self.decision_octets = 0
-        #: Packet Identifier of a SUBSCRIBE -> index of a filter -> reason code that refused it
+        #: Packet Identifier of a SUBSCRIBE of this batch -> index of a filter -> reason code that refused it
         self.subscribe_refusals: dict[int, dict[int, int]] = {}
 
         # by session
@@ -317,8 +317,16 @@ class Connection:
         self.decision_octets = 0
 
     def received_before(self, packet: Publish) -> bool:
-        """Whether this is a QoS 2 PUBLISH sent again: judged, and answered, at first receipt [MQTT-4.3.3-10]."""
-        return packet.qos == 2 and self.session is not None and packet.packet_identifier in self.session.inbound
+        """Whether this is a QoS 2 PUBLISH sent again: judged, and answered, at first receipt [MQTT-4.3.3-10].
+
+        Not where the same read releases that identifier: what has it behind the PUBREL is another publication.
+        """
+        return (
+            packet.qos == 2
+            and self.session is not None
+            and packet.packet_identifier in self.session.inbound
+            and packet.packet_identifier not in self.ack_queue.pubcomp.open
+        )
 
     def unanswered(self, packet: Packet) -> bool:
         """Whether the client still waits for an acknowledgement of this PUBLISH or PUBREL."""

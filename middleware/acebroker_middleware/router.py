@@ -243,7 +243,8 @@ class Router:
         state = conn.session
         if state is None:
             raise SessionTakenOver("the session was taken over")
-        refusals = conn.subscribe_refusals.pop(packet.packet_identifier, {})
+        # those of the whole batch: a second SUBSCRIBE may have the identifier of the first
+        refusals = conn.subscribe_refusals.get(packet.packet_identifier, {})
         identifier = packet.properties.subscription_identifier or 0
         codes: list[int] = []
         retained: list[Subscription] = []

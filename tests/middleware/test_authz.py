@@ -11,6 +11,8 @@ from acebroker_codec.packets import (
     Puback,
     Publish,
     Pubrec,
+    Pubrel,
+    Suback,
     Subscribe,
     SubscriptionRequest,
     Will,
@@ -75,6 +77,26 @@ def test_rights_count_at_first_receipt() -> None:
     conn.ack_queue.pubrec.fill(7)
     other = publish("x", qos=2, packet_identifier=8, dup=True)
     assert conn.feed(authz, other).wrote == [Pubrec(7), Pubrec(8, ReasonCode.NOT_AUTHORIZED)]
+
+
+@pytest.mark.parametrize("flow_cache", [False, True])
+@pytest.mark.parametrize("first", [[], [Pingreq()]])
+@pytest.mark.parametrize("expiry", [None, 100])
+@pytest.mark.parametrize("version", [4, 5])
+def test_what_stands_behind_its_pubrel_was_not_received_before(
+    version: int, expiry: int | None, first: list[Pingreq], flow_cache: bool
+) -> None:
+    """A read that releases an identifier and uses it again at once: the new publication needs a right of its own."""
+    broker = Assembly(authorities={"client": rights()}, flow_cache=flow_cache)
+    reader = broker.client("reader")
+    reader.send(subscribe("#"))
+    asked = {"session_expiry_interval": expiry} if version == 5 else {"clean_start": expiry is None}
+    client = broker.client(version=version, **asked)
+    client.send(publish("out/1", b"granted", 2, 7))
+    client.send(*first, Pubrel(7), publish("x", b"not granted", 2, 7))
+    client.send(Pubrel(7))
+    assert reader.messages() == [b"granted"]
+    assert client.ended is None
 
 
 def test_decisions_are_kept_until_rights_change() -> None:
@@ -143,6 +165,19 @@ def test_suback_tells_which_filter_was_refused(version: int) -> None:
     assert suback.reason_codes == (1, 0x87 if version == 5 else 0x80, 1)  # type: ignore[attr-defined]
     assert client.conn.session is not None
     assert set(client.conn.session.subscriptions) == {"in/1", "$share/group/in/2"}
+
+
+@pytest.mark.parametrize("filters", [("in/1", "x"), ("x", "in/1"), ("x", "x")])
+def test_no_filter_is_granted_by_a_second_subscribe_with_the_same_identifier(filters: tuple[str, str]) -> None:
+    broker = Assembly(authorities={"client": rights()})
+    client = broker.client()
+    first, second = (subscribe(each, packet_identifier=7) for each in filters)
+    assert {type(each) for each in client.send(first, second)} == {Suback}
+    assert client.conn.session is not None
+    assert "x" not in client.conn.session.subscriptions
+    # what was refused in one read says nothing of the next one
+    (suback,) = client.send(subscribe("in/2", packet_identifier=7))
+    assert suback == Suback(7, (0,))
 
 
 # ---- the Will ----
