@@ -110,6 +110,8 @@ class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     client_certificate: Literal["optional", "required"] = "optional"
     #: may clients authenticate by a key that they share with us?
     pre_shared_keys: bool = False
+    #: may clients show a raw public key, or ask for ours? Needs libgnutls
+    raw_public_keys: bool = False
 
     def __post_init__(self) -> None:
         if self.client_ca is None and (self.client_crl is not None or self.client_certificate == "required"):

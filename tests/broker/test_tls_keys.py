@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import trio
@@ -10,13 +12,19 @@ from OpenSSL import SSL
 
 from acebroker_codec.packets import Publish
 from tests.broker.test_tls import connected_over_tls, tls
+from tests.broker.transports.gnutls import need_gnutls, public_key
 from tests.broker.transports.test_tls_openssl import client, only
 from tests.harness import broker_over_tcp
 from tests.pki import Pki
 from tests.tls_client import TlsClient, client_over
 from trio_acebroker import Broker, BrokerConfig, ConfigError
 from trio_acebroker.config import Authentication, Listener
+from trio_acebroker.runtime.tls_identity import TlsIdentity
+from trio_acebroker.transports import tls_gnutls
+from trio_acebroker.transports.client_hello import ClientHello
+from trio_acebroker.transports.gnutls_library import GnuTlsMissing
 from trio_acebroker.transports.tls import TlsError
+from trio_acebroker.transports.tls_gnutls import GnuTlsEngine
 from trio_acebroker.transports.tls_openssl import OpenSslEngine, client_engine
 from trio_acebroker.transports.tls_psk import IDENTITY_BYTES_MAX, offer
 
@@ -156,3 +164,127 @@ async def test_a_listener_without_such_keys_asks_for_none(pki: Pki) -> None:
         async with client_over(psk_engine(pki, b"a"), address, "device"):
             assert identity_of(broker, "device") is None
     assert not keys.prepared
+
+
+# ---- raw public keys ----
+
+
+def raw_engine(
+    pki: Pki, *, key: str | None = "device", more: str = "", expected: str | None = "broker"
+) -> GnuTlsEngine:
+    """A client that shows a raw public key and expects one, unless told otherwise."""
+    context = tls_gnutls.client_context(pki.ca, key=None if key is None else pki.folder / f"{key}.key")
+    if more:
+        priorities = f"{tls_gnutls._COMMON}{more}"
+        context.priorities = tls_gnutls.GnuTlsContext(context.gnutls, priorities).priorities
+    server_key = None if expected is None else public_key(pki.folder / f"{expected}.key")
+    return tls_gnutls.client_engine(context, "localhost", server_key)
+
+
+def raw_listeners(pki: Pki, **options: object) -> tuple[Listener, ...]:
+    return (Listener(port=0, tls=tls(pki, raw_public_keys=True, **options)),)
+
+
+def proven(broker: Broker, client_identifier: str) -> tuple[str | None, bytes | None]:
+    """The engine that serves a client, and the key it has shown."""
+    conn = broker.session.sessions[client_identifier].connection
+    assert conn is not None and conn.tls is not None
+    return type(conn.tls).__name__, conn.tls.peer_public_key
+
+
+ANONYMOUS = ":+CTYPE-SRV-RAWPK:+CTYPE-CLI-X509"
+WITH_CERTIFICATE_OF_OURS = ":+CTYPE-SRV-X509:+CTYPE-CLI-RAWPK"
+
+
+async def test_clients_of_all_kinds_meet_on_one_listener(pki: Pki) -> None:
+    need_gnutls()
+    device = public_key(pki.folder / "device.key")
+    keys = Keys(later={b"token": KEY})
+    keys.may_answer.set()
+    engines = {
+        "raw": (raw_engine(pki), "GnuTlsEngine", device),
+        "raw 1.2": (raw_engine(pki, more=":-VERS-TLS1.3:+CTYPE-SRV-RAWPK:+CTYPE-CLI-RAWPK"), "GnuTlsEngine", device),
+        "mixed": (raw_engine(pki, more=WITH_CERTIFICATE_OF_OURS, expected=None), "GnuTlsEngine", device),
+        "anonymous": (raw_engine(pki, key=None, more=ANONYMOUS), "GnuTlsEngine", None),
+        "psk": (psk_engine(pki, b"token"), "OpenSslEngine", None),
+        "certificate": (client_engine(client(pki, "device"), "localhost"), "OpenSslEngine", device),
+        "plain": (client_engine(client(pki), "localhost"), "OpenSslEngine", None),
+    }
+    options = raw_listeners(pki, pre_shared_keys=True, client_ca=str(pki.ca))
+    async with broker_over_tcp(listeners=options, psk_keys=keys) as (broker, address):
+        async with AsyncExitStack() as stack:
+            clients = {
+                name: await stack.enter_async_context(client_over(engine, address, name))
+                for name, (engine, _, _) in engines.items()
+            }
+            for name, (engine, kind, key) in engines.items():
+                assert proven(broker, name) == (kind, key), name
+                conn = broker.session.sessions[name].connection
+                assert conn is not None and conn.tls is not None
+                assert conn.tls.export(LABEL, 32, b"") == engine.export(LABEL, 32, b""), name
+                await clients[name].subscribe("t")
+            for size in (0, 10, 200_000):
+                await clients["raw"].send(Publish("t", bytes(size)))
+                for client_of_a_kind in clients.values():
+                    await client_of_a_kind.expect(Publish, payload=bytes(size))
+            for one in clients.values():
+                await one.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("types", "asked_for_raw_key"),
+    [(b"\x02", True), (b"\x02\x00", True), (b"\x00\x02", False), (b"\x00", False), (b"", False)],
+)
+async def test_who_could_show_both_says_which(pki: Pki, types: bytes, asked_for_raw_key: bool) -> None:
+    need_gnutls()
+    both = TlsIdentity(tls(pki, raw_public_keys=True, client_ca=str(pki.ca)), 32_768)
+    assert isinstance(await both._engine(ClientHello(types)), GnuTlsEngine) == asked_for_raw_key
+    raw_only = TlsIdentity(tls(pki, raw_public_keys=True), 32_768)
+    assert isinstance(await raw_only._engine(ClientHello(types)), GnuTlsEngine) == (2 in types)
+
+
+async def test_a_required_certificate_may_be_a_raw_key_but_not_nothing(pki: Pki) -> None:
+    need_gnutls()
+    options = raw_listeners(pki, client_ca=str(pki.ca), client_certificate="required")
+    async with broker_over_tcp(listeners=options) as (broker, address):
+        async with client_over(raw_engine(pki), address, "device"):
+            assert proven(broker, "device")[1] is not None
+        with pytest.raises((OSError, trio.BrokenResourceError, AssertionError)):
+            async with client_over(raw_engine(pki, key=None, more=ANONYMOUS), address, "nobody"):
+                pass
+
+
+async def test_without_raw_public_keys_nobody_gets_or_shows_one(pki: Pki) -> None:
+    need_gnutls()
+    engine = raw_engine(pki)
+    async with broker_over_tcp(listeners=(Listener(port=0, tls=tls(pki)),)) as (broker, address):
+        async with client_over(engine, address, "device"):
+            assert proven(broker, "device") == ("OpenSslEngine", None)
+            assert engine.peer_certificate_sha256 is not None
+
+
+async def test_another_key_of_ours_is_in_use_after_a_reload(pki: Pki, tmp_path: Path) -> None:
+    need_gnutls()
+    other = Pki(tmp_path / "other")
+    other.issue("broker", "localhost")
+    other.issue("device")
+    async with broker_over_tcp(listeners=raw_listeners(other)) as (broker, address):
+        async with client_over(raw_engine(other), address, "old") as old:
+            before = raw_engine(other)
+            other.issue("broker", "localhost")
+            assert broker.reload_certificates(only_if_changed=True) == 1
+            with pytest.raises(TlsError):
+                await TlsClient.open(address, before)
+            async with client_over(raw_engine(other), address, "new") as new:
+                await new.expect_alive()
+            await old.expect_alive()
+
+
+def test_a_library_that_is_missing_is_told_before_anything_listens(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise GnuTlsMissing("libgnutls.so.30 is not installed")
+
+    monkeypatch.setattr("trio_acebroker.transports.tls_gnutls.library", missing)
+    config = BrokerConfig(listeners=raw_listeners(pki), authentication=Authentication(anonymous=True))
+    with pytest.raises(ConfigError, match=r"tls\.raw_public_keys: libgnutls\.so\.30 is not installed"):
+        Broker(config)

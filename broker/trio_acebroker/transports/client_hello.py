@@ -41,6 +41,11 @@ class ClientHello(Struct, frozen=True):
         return _RAW_PUBLIC_KEY in self.client_certificate_types
 
     @property
+    def prefers_raw_public_key(self) -> bool:
+        """Whether it would rather show that than an X.509 certificate: what comes first is preferred."""
+        return self.shows_raw_public_key and _X509 not in self.client_certificate_types.partition(b"\x02")[0]
+
+    @property
     def needs_raw_public_key(self) -> bool:
         """Whether the client takes a raw public key from us, and no X.509 certificate."""
         return _RAW_PUBLIC_KEY in self.server_certificate_types and _X509 not in self.server_certificate_types

@@ -16,7 +16,7 @@ import trio
 from acebroker_middleware.state.ports import TlsSession
 from trio_acebroker.transports.base import ByteStream
 
-__all__ = ["READ_BYTES_MAX", "TlsEngine", "TlsError", "TlsStream", "WantRead"]
+__all__ = ["READ_BYTES_MAX", "TlsEngine", "TlsError", "TlsFilesError", "TlsStream", "WantRead"]
 
 #: plain octets put into the engine at once; the ciphertext of so many waits when the stream below takes none
 WRITE_BYTES_MAX: Final = 262_144
@@ -26,6 +26,10 @@ READ_BYTES_MAX: Final = 65_536
 
 class TlsError(OSError):
     """The TLS connection failed, or ended without saying so: it is as broken as a broken socket. Holds no secret."""
+
+
+class TlsFilesError(Exception):
+    """A certificate, key, CA or CRL file cannot be used; the message names the file, and nothing that stands in it."""
 
 
 class WantRead(Exception):

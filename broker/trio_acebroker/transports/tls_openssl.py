@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
-from trio_acebroker.transports.tls import TlsError, WantRead
+from trio_acebroker.transports.tls import TlsError, TlsFilesError, WantRead
 from trio_acebroker.transports.tls_psk import PreSharedKey, take
 
-__all__ = ["OpenSslEngine", "TlsFilesError", "client_context", "client_engine", "server_context", "server_engine"]
+__all__ = ["OpenSslEngine", "client_context", "client_engine", "server_context", "server_engine"]
 
 ALPN: Final = b"mqtt"
 #: external pre-shared keys are of SHA-256: a suite of SHA-384 in front would drop them without a word
@@ -31,10 +31,6 @@ _lib: Any = SSL._lib  # type: ignore[attr-defined]
 _NO_PARTIAL_WILDCARDS: Final = 4
 #: octets that the library gives back at most for one record
 _RECORD_BYTES_MAX: Final = 16_384
-
-
-class TlsFilesError(Exception):
-    """A certificate, key, CA or CRL file cannot be used; the message names the file, and nothing that stands in it."""
 
 
 def _context(method: int) -> SSL.Context:
@@ -80,6 +76,8 @@ def server_context(
             _add_crls(context, client_crl)
     if pre_shared_keys:
         take(context)
+        # wanted by the library where it asks for certificates too, as it takes a key for a session
+        context.set_session_id(ALPN)
     context.set_alpn_select_callback(lambda _, offered: ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS)
     return context
 

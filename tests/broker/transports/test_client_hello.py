@@ -80,18 +80,20 @@ def test_identities() -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "server", "shows", "needs"),
+    ("client", "server", "shows", "prefers", "needs"),
     [
-        (b"\x01\x02", b"\x01\x02", True, True),
-        (b"\x02\x00\x02", b"\x02\x02\x00", True, False),
-        (b"\x01\x00", b"\x01\x00", False, False),
-        (b"\x01\x00", b"\x01\x02", False, True),
+        (b"\x01\x02", b"\x01\x02", True, True, True),
+        (b"\x02\x00\x02", b"\x02\x02\x00", True, False, False),
+        (b"\x03\x01\x02\x00", b"\x02\x00\x02", True, True, False),
+        (b"\x01\x00", b"\x01\x00", False, False, False),
+        (b"\x01\x00", b"\x01\x02", False, False, True),
     ],
 )
-def test_kinds_of_certificate(client: bytes, server: bytes, shows: bool, needs: bool) -> None:
+def test_kinds_of_certificate(client: bytes, server: bytes, shows: bool, prefers: bool, needs: bool) -> None:
     found = read(record(hello(extension(19, client) + extension(20, server))))
     assert found is not None
-    assert (found.shows_raw_public_key, found.needs_raw_public_key) == (shows, needs)
+    said = found.shows_raw_public_key, found.prefers_raw_public_key, found.needs_raw_public_key
+    assert said == (shows, prefers, needs)
 
 
 @pytest.mark.parametrize(

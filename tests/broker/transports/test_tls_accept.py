@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.broker.limits import limit
 from tests.broker.transports.test_tls_openssl import Below, client, established, receive, send, server
 from tests.pki import Pki
 from trio_acebroker.transports.client_hello import ClientHello
@@ -67,6 +68,19 @@ async def test_what_begins_no_tls_gets_no_answer(pki: Pki, octets: bytes, why: s
         await near.greet()
     near.close()
     assert await far.receive_some() == b""
+    assert not seen
+
+
+@limit("client_hello_bytes_max")
+async def test_a_client_hello_at_the_limit_and_beyond(pki: Pki) -> None:
+    far, near, seen = accepted(pki, bytes_max=4_100)
+    await far.send_all(b"\x16\x03\x01\x10\x04\x01\x00\x10\x00" + bytes(4_096))
+    await near.greet()
+    assert seen == [ClientHello()]
+    far, near, seen = accepted(pki, bytes_max=4_099)
+    await far.send_all(b"\x16\x03\x01\x10\x04\x01\x00\x10\x00" + bytes(4_096))
+    with pytest.raises(TlsError, match="at most 4099"):
+        await near.greet()
     assert not seen
 
 

@@ -11,10 +11,9 @@ from OpenSSL import SSL
 
 from tests.pki import Pki
 from trio_acebroker.transports.memory import MemoryStream, memory_connection
-from trio_acebroker.transports.tls import TlsError, TlsStream, WantRead
+from trio_acebroker.transports.tls import TlsError, TlsFilesError, TlsStream, WantRead
 from trio_acebroker.transports.tls_openssl import (
     OpenSslEngine,
-    TlsFilesError,
     client_context,
     client_engine,
     server_context,

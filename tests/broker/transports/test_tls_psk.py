@@ -49,6 +49,21 @@ def test_a_known_key_names_the_client(pki: Pki, version: int) -> None:
     assert pair[0].export(LABEL, 32, b"") == pair[1].export(LABEL, 32, b"")
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("required", [False, True])
+def test_a_key_is_taken_where_certificates_are_asked_for(pki: Pki, version: int, required: bool) -> None:
+    context = server_context(
+        pki.folder / "broker.pem",
+        pki.folder / "broker.key",
+        client_ca=pki.ca,
+        client_certificate_required=required,
+        pre_shared_keys=True,
+    )
+    pair = server_engine(context, {b"a": KEY}.get), ends(pki, version, b"a", KEY, {})[1]
+    shake_hands(*pair)
+    assert pair[0].psk_identity == b"a"
+
+
 def test_an_identity_may_be_a_whole_token_with_any_octets(pki: Pki) -> None:
     identity = bytes(range(256)) * (IDENTITY_BYTES_MAX // 256)
     pair = ends(pki, SSL.TLS1_3_VERSION, identity, b"x" * 64, {identity: b"x" * 64})
