@@ -136,6 +136,24 @@ async def test_a_client_that_goes_away_unread_is_gone() -> None:
         assert not broker.session.sessions
 
 
+async def test_one_that_reads_a_little_while_it_is_closed_is_not_counted_for_ever() -> None:
+    """What was in its out-queue is no part of their sum any more, whose bound would stop all publishers."""
+    async with broker_running(limits=LIMITS) as broker:
+        deaf = await connected(broker, "deaf")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(deaf.send_raw, floods()["PINGREQ"])
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        conn = task_of(broker, "deaf").conn
+        assert broker.pressure.blocked == {conn}
+        await connected(broker, "deaf")  # takes its session over
+        await wait_all_tasks_blocked()
+        assert conn.out
+        await deaf.stream.receive_some(1_000)
+        await trio.sleep(2)
+        assert not broker.pressure.blocked
+
+
 async def read_all(client: WireClient) -> None:
     while await client.stream.receive_some():
         pass

@@ -17,7 +17,9 @@ from acebroker_codec.errors import ReasonCode
 from acebroker_codec.packets import PacketType, Publish
 from acebroker_middleware.connection import CloseReason, Connection
 from acebroker_middleware.errors import QuotaExceeded
+from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.stage import Batch
+from acebroker_middleware.state.message import Message
 from tests.harness import WireClient, broker_over_tcp, connected_over_tcp
 from trio_acebroker import Limits, per_packet
 from trio_acebroker.config import Listener
@@ -226,6 +228,54 @@ async def test_what_fails_inside_ends_that_connection_only(
             await bystander.expect_alive()
         await gone(broker)
     assert "in the pipeline itself" in caplog.text
+
+
+class Failing:
+    """A stage that fails for what is delivered to `fragile`."""
+
+    name = "failing"
+    wants: frozenset[PacketType] = frozenset()
+
+    def on_batch(self, conn: Connection, batch: Batch) -> Batch:
+        return batch
+
+    def on_deliver(self, conn: Connection, batch: list[Message]) -> list[Message]:
+        if conn.client_identifier == "fragile":
+            raise LookupError("fragile")
+        return batch
+
+
+class Choosy(Gate):
+    """The same, without a look at other topics."""
+
+    def plan(self, conn: Connection, flow: FlowKey) -> Verdict:
+        return Verdict.INSPECT if flow.topic == "slow" else Verdict.PASS
+
+
+@pytest.mark.parametrize("waited_before", [False, True])
+@pytest.mark.parametrize(
+    "behind",
+    [b"", b"\xff\0", b"\xe0\0", b"\x30\4\0\1u\0\x32\x09\0\4slow\0\7\0"],
+    ids=["nothing", "malformed", "DISCONNECT", "a hand-off"],
+)
+async def test_a_connection_that_its_own_read_ended(shell: str, behind: bytes, waited_before: bool) -> None:
+    """Its own message breaks its delivery; and then there is more in the same read."""
+    gate = Choosy()
+    async with broker_over_tcp(listeners=listening(shell), stages=[Failing(), gate]) as (broker, address):
+        async with connected_over_tcp(address, "fragile") as fragile, connected_over_tcp(address, "other") as other:
+            if waited_before:
+                gate.open.set()
+                await fragile.send(Publish("slow", b"", 1, packet_identifier=1))
+                await fragile.expect(packets.Puback)
+                gate.open = trio.Event()
+            await fragile.subscribe("t")
+            await fragile.send_raw(b"\x30\4\0\1t\0" + behind)
+            await fragile.expect_closed(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR)
+            await other.expect_alive()
+        await gone(broker)
+        if broker._pump is not None:
+            await trio.testing.wait_all_tasks_blocked()
+            assert not (broker._pump._tasks or broker._pump._work or broker._pump._parked or broker._pump._held)
 
 
 async def test_connections_leave_nothing_for_the_garbage_collector(shell: str) -> None:

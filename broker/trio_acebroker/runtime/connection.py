@@ -206,6 +206,7 @@ class ConnectionTask:
 
     def _closed(self) -> None:
         self.stream.close()
+        self.broker.delivery.forget(self.conn)
         if self._error is not None:
             self._error.__traceback__ = None  # whose frames hold the error, and this
             self._error = None

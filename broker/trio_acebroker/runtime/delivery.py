@@ -110,7 +110,7 @@ class Delivery:
         conn.want_writable()
 
     def forget(self, conn: Connection) -> None:
-        """A connection ends: what still waits for its socket counts no more."""
+        """A connection ends, or is closed: what still waits for its socket counts no more."""
         self._pressure.blocked.discard(conn)
 
     def _expired(self, conn: Connection) -> None:

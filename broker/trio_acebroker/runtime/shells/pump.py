@@ -113,17 +113,22 @@ class PumpShell:
                 event = self._parked[task] = trio.Event()
                 try:
                     await event.wait()
+                except trio.Cancelled:
+                    if task not in self._work:
+                        raise
+                    # what ended it also handed something off: that begins, and is cancelled at once
                 finally:
                     del self._parked[task]
                 continue
             try:
                 await task.take(pending)
             finally:
-                self._work.pop(task)
+                del self._work[task]
                 self._broker.delivery.flush()
             if conn.connected and not task.opened and task.open():
-                await task.tell_opened()
-            self._watch(task, blocked=conn.blocked)
+                self._work[task] = task.tell_opened()
+            else:
+                self._watch(task, blocked=conn.blocked)
 
     # ---- the task ----
 
@@ -157,7 +162,7 @@ class PumpShell:
         conn = task.conn
         if mask & _WRITE and broker.delivery.writable(conn):
             self._watch(task, blocked=False)
-        if not mask & ~_WRITE or task in self._work:
+        if not mask & ~_WRITE or task in self._work or task.ending:
             return
         if broker.pressure.paused and broker.pressure.holds(conn):
             self._held.add(task)
@@ -207,6 +212,8 @@ class PumpShell:
             task.attend()
 
     def _ended(self, task: ConnectionTask, error: MqttError | None) -> None:
+        if task.ending:  # by what it has read: its own task does the rest
+            return
         fd = _fileno(task)
         del self._tasks[fd]
         if not task.finish(error):  # else closed, and with that out of the epoll
