@@ -165,12 +165,15 @@ class Deliver:
             counters.dropped_too_large += 1  # [MQTT-3.1.2-25]
             return
         if bounded and conn.out_octets + octets > conn.out_octets_max:
-            conn.drain(conn)
+            conn.sending_aliases.forget(aliased)
+            conn.drain(conn)  # what waits in the session may leave, on the same topic
             if conn.out_octets + octets > conn.out_octets_max:
-                conn.sending_aliases.forget(aliased)
                 conn.dropped += 1
                 counters.dropped_out_queue += 1
                 return
+            if aliased:
+                before, after, aliased = self._own(conn, frames, first_octet, identifiers)
+                frame = before + after
         counters.publish_sent += 1
         conn.write(frame)
 
@@ -308,7 +311,12 @@ class Deliver:
         topic = frames.message.topic
         alias, known = conn.sending_aliases.use(topic) if self._pays(conn, frames.message) else (0, False)
         before, after = frames.with_properties(first_octet, "" if known else topic, identifiers, alias or None)
-        return before, after, topic if alias and not known else ""
+        if not alias or known:
+            return before, after, ""
+        if conn.packet_bytes_max is not None and len(before) + 2 + len(after) > conn.packet_bytes_max:
+            conn.sending_aliases.forget(topic)  # without it there may be room
+            return *frames.with_properties(first_octet, topic, identifiers, None), ""
+        return before, after, topic
 
     # ---- acknowledgements ----
 

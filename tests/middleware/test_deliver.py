@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from acebroker_codec.encoder import encode
 from acebroker_codec.errors import ReasonCode
-from acebroker_codec.packets import Packet, Pingreq, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from acebroker_codec.packets import Packet, Pingreq, ProtocolVersion, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from acebroker_middleware.acl import AclAuthority, AclRules
 from acebroker_middleware.connection import Connection
 from acebroker_middleware.deliver import GroupQueue
@@ -13,6 +14,7 @@ from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.state.message import Message
 from acebroker_middleware.state.session_state import SessionState
 from tests.middleware.assembly import Assembly, Client, publish, subscribe
+from tests.middleware.world import World
 
 SHARED = "$share/group/t/#"
 
@@ -38,6 +40,57 @@ def publish_all(writer: Client, topic: str, numbers: range, qos: int = 1) -> Non
         writer.send(publish(topic, b"%d" % number, qos, number + 1 if qos else 0))
         if qos == 2:
             writer.send(Pubrel(number + 1))
+
+
+# ---- Topic Aliases ----
+
+LONG = "a/topic/name/that/is/worth/an/alias"
+
+
+@pytest.mark.parametrize("flow_cache", [False, True])
+@pytest.mark.parametrize("size", [10, 600])
+def test_no_alias_is_used_before_it_was_set(size: int, flow_cache: bool) -> None:
+    """[MQTT-3.3.2-8..12]: an out-queue that is sent in the middle of a read is filled from the session at once.
+
+    So the message on whose way that happens, which may find room or not, comes behind others of its topic.
+    """
+    world = World(out_queue_bytes_max=500, flow_cache=flow_cache)
+    reader, writer = world.peer("reader", 5), world.peer("writer", 5)
+    world.connect(reader, topic_alias_maximum=5)
+    world.connect(writer)
+    world.send(reader, subscribe("#", qos=1))
+    reader.seen.clear()
+    world.send(
+        writer,
+        publish("x", bytes(450), 1, 1),
+        publish("x", bytes(450), 1, 2),
+        publish(LONG, b"waits", 1, 3),
+        publish(LONG, bytes(size)),
+        publish(LONG, b"last"),
+    )
+    aliases: dict[int, str] = {}
+    for packet in reader.seen:
+        if isinstance(packet, Publish) and packet.properties.topic_alias is not None:
+            aliases.setdefault(packet.properties.topic_alias, packet.topic)
+    assert aliases == {1: LONG}
+    assert len(reader.seen) == (5 if size < 500 else 4)
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_message_is_not_lost_for_an_alias(qos: int) -> None:
+    """What fits into the client's Maximum Packet Size by its topic alone is sent without setting one."""
+    whole = len(encode(publish(LONG, bytes(50), qos, qos), ProtocolVersion.MQTT_5))
+    broker = Assembly()
+    reader = subscribed(broker, "reader", "#", topic_alias_maximum=5, maximum_packet_size=whole)
+    writer = broker.client("writer")
+    writer.send(publish(LONG, bytes(50), qos, qos))
+    (first,) = reader.got()
+    assert first == publish(LONG, bytes(50), qos, qos)
+    writer.send(publish(LONG, bytes(51), qos, qos), publish(LONG, b"short", qos, qos), publish(LONG, b"2", qos, qos))
+    setting, using = (packet for packet in reader.got() if isinstance(packet, Publish))
+    assert (setting.topic, setting.payload, setting.properties.topic_alias) == (LONG, b"short", 1)
+    assert (using.topic, using.payload, using.properties.topic_alias) == ("", b"2", 1)
+    assert broker.counters.dropped_too_large == 1
 
 
 # ---- the queue of a session ----
