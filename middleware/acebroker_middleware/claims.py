@@ -164,7 +164,7 @@ class Claims:
             state.window.released[identifier] = None
         for row in rows:
             state.queue.append(replace(row.delivery, sequence=row.sequence))
-            state.queued_octets += len(row.delivery.message.payload) + len(row.delivery.message.topic)
+            state.queued_octets += row.delivery.message.octets
         self._session.sessions[kept.client_identifier] = state
         self._router.restore(state, claim.subscriptions)
         state.expiry_interval = self._round.limits.session_expiry_seconds_max or 1

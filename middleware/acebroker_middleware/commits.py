@@ -20,7 +20,7 @@ from acebroker_middleware.flows import Route
 from acebroker_middleware.hand_offs import both, or_failed, unwatched
 from acebroker_middleware.observe import logger
 from acebroker_middleware.settling import store_failed
-from acebroker_middleware.state.message import Delivery, Frames, Message
+from acebroker_middleware.state.message import Delivery, Frames, Message, property_octets
 from acebroker_middleware.state.ports import Enqueue, Maybe, Settle, Store
 from acebroker_middleware.state.retained import RetainedFull, octets_of
 from acebroker_middleware.state.session_state import SessionState
@@ -72,7 +72,8 @@ class Commits:
         """Whether a PUBLISH can join, whatever else the commit retains; if not, the commit has to be made first."""
         if not packet.retain or not packet.payload:
             return True
-        return self._retained.admits(packet.topic, len(packet.payload), len(commit.retained), commit.retained_octets)
+        octets = len(packet.payload) + property_octets(packet.properties)
+        return self._retained.admits(packet.topic, octets, len(commit.retained), commit.retained_octets)
 
     def join(self, commit: Commit, packet: Publish, message: Message | None, route: Route) -> None:
         """Add a PUBLISH, and its message unless that expired. One that cannot be retained is refused."""
@@ -134,7 +135,8 @@ class Commits:
         """
         kept = None
         if retain:
-            if message.payload and not self._retained.admits(message.topic, len(message.payload)):
+            beside_topic = message.octets - len(message.topic)
+            if message.payload and not self._retained.admits(message.topic, beside_topic):
                 raise RetainedFull("no room for one more retained message")
             kept = self._retain({message.topic: message if message.payload else None})
         stored = _stored(route, message) if message.qos else []

@@ -202,7 +202,7 @@ class Deliver:
                 self._send(conn, state, delivery, frames, checked)
             return True
         limits = self._round.limits
-        octets = len(delivery.message.payload) + len(delivery.message.topic)
+        octets = delivery.message.octets
         if len(state.queue) >= limits.queued_messages_max or state.queued_octets + octets > limits.queued_bytes_max:
             state.dropped += 1
             self._round.counters.dropped_queue_full += 1
@@ -250,7 +250,7 @@ class Deliver:
     def _next(self, conn: Connection, state: SessionState) -> Delivery | None:
         if state.queue:
             delivery = state.queue.popleft()
-            state.queued_octets -= len(delivery.message.payload) + len(delivery.message.topic)
+            state.queued_octets -= delivery.message.octets
             return delivery
         return self._from_group(conn, state) if state.groups else None
 
@@ -381,7 +381,7 @@ class Deliver:
         if not isinstance(queue, GroupQueue):
             queue = group.waiting = GroupQueue()
         limits = self._round.limits
-        octets = len(message.payload) + len(message.topic)
+        octets = message.octets
         if len(queue.messages) >= limits.group_messages_max or queue.octets + octets > limits.group_bytes_max:
             self._round.counters.dropped_queue_full += 1
             return False
@@ -411,7 +411,7 @@ class Deliver:
             if subscription is None or self._denied(conn, queue.messages[0].topic):
                 continue
             message = queue.messages.popleft()
-            queue.octets -= len(message.payload) + len(message.topic)
+            queue.octets -= message.octets
             identifiers = (subscription.identifier,) if subscription.identifier else ()
             retain = message.retain and subscription.retain_as_published
             return Delivery(message, min(message.qos, subscription.qos), retain, identifiers, group)

@@ -52,7 +52,7 @@ from acebroker_middleware.hand_offs import then, unwatched
 from acebroker_middleware.router import Router
 from acebroker_middleware.settling import Settling, store_failed, store_failed_for
 from acebroker_middleware.stage import Batch
-from acebroker_middleware.state.message import Message
+from acebroker_middleware.state.message import Message, property_octets
 from acebroker_middleware.state.ports import Fenced, Maybe, Settle, Store, Timers
 from acebroker_middleware.state.session_state import NEVER_EXPIRES, PendingWill, SessionState
 
@@ -131,7 +131,8 @@ class Session:
         state = self._state(conn)
         identifier = packet.packet_identifier
         if identifier not in state.inbound:  # else a resend: answered as the first was [MQTT-4.3.3-10]
-            if packet.retain and not self._router.retained.admits(packet.topic, len(packet.payload)):
+            octets = len(packet.payload) + property_octets(packet.properties)
+            if packet.retain and not self._router.retained.admits(packet.topic, octets):
                 self._round.counters.retained_refused += 1
                 conn.refuse(packet, ReasonCode.QUOTA_EXCEEDED, "limit: retained messages")
                 return
@@ -366,7 +367,8 @@ class Session:
         if interval is not None:
             message = replace(message, expires_at=self._round.clock.now + interval)
         retain = message.retain
-        if retain and message.payload and not self._router.retained.admits(message.topic, len(message.payload)):
+        beside_topic = message.octets - len(message.topic)
+        if retain and message.payload and not self._router.retained.admits(message.topic, beside_topic):
             self._round.counters.retained_refused += 1
             retain = False
         publish = partial(self._router.publish, message, retain=retain)

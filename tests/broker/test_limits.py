@@ -289,6 +289,41 @@ async def test_a_queue_that_is_full(limits: dict[str, int], version: int) -> Non
         await away.expect_message("t", b"and now")
 
 
+@limit("queued_bytes_max", "group_bytes_max", "retained_bytes_max")
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"correlation_data": bytes(900)},
+        {"content_type": "x" * 900},
+        {"response_topic": "x" * 900},
+        {"user_properties": (("k" * 450, "v" * 450),)},
+        {"user_properties": (("", ""),) * 7},  # each costs more than its five octets
+    ],
+    ids=lambda properties: next(iter(properties)),
+)
+async def test_properties_count_as_much_as_a_payload(properties: dict[str, Any]) -> None:
+    limits = {"queued_bytes_max": 2_500, "group_bytes_max": 2_500, "retained_bytes_max": 3_000}
+    async with limited(**limits, topic_bytes_max=1_000) as broker:
+        away = await connected(broker, "away", session_expiry_interval=1_000)
+        await away.subscribe("t", "$share/g/s", qos=1)
+        await away.disconnect()
+        publisher = await connected(broker, "publisher")
+        for number in range(4):
+            await publisher.publish("t", b"", qos=1, **properties)
+            await publisher.publish("s", b"", qos=1, **properties)
+            await publisher.publish(f"r/{number}", b"x", qos=1, retain=True, **properties)
+            await publisher.publish(f"q/{number}", b"x", qos=2, retain=True, **properties)
+        state = broker.session.sessions["away"]
+        assert 1 <= len(state.queue) <= 2
+        assert state.queued_octets <= 2_500
+        (group,) = state.groups.values()
+        assert 1 <= len(group.waiting.messages) <= 2  # type: ignore[attr-defined]
+        assert 1 <= len(broker.router.retained) <= 2
+        away = await connected(broker, "away", clean_start=False)
+        await away.drain()
+        assert state.queued_octets == 0
+
+
 @limit("group_messages_max", "group_bytes_max")
 @pytest.mark.parametrize("limits", [{"group_messages_max": 3}, {"group_bytes_max": 31}, {"group_messages_max": 0}])
 async def test_a_group_s_queue_that_is_full(limits: dict[str, int]) -> None:

@@ -7,7 +7,7 @@ QoS, flags and Subscription Identifiers of its subscriptions. Frames are made at
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,7 +16,10 @@ from acebroker_codec.encoder import publish_halves
 from acebroker_codec.packets import NO_PUBLISH_PROPERTIES, Publish, PublishProperties
 from acebroker_codec.properties import encode_properties
 
-__all__ = ["Delivery", "Frames", "Message", "message_of", "remaining_properties"]
+__all__ = ["Delivery", "Frames", "Message", "message_of", "property_octets", "remaining_properties"]
+
+#: what a User Property costs beside its name and value, for limits in octets: it can be as short as five octets
+USER_PROPERTY_BYTES: Final = 128
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -35,8 +38,24 @@ class Message(Struct, frozen=True, gc=False):
     expires_at: float | None = None
     publisher: str = ""
 
+    @property
+    def octets(self) -> int:
+        """What it counts for limits in octets: topic, payload and properties."""
+        return len(self.topic) + len(self.payload) + property_octets(self.properties)
+
     def __repr__(self) -> str:
         return f"Message({self.topic!r}, {len(self.payload)} octets, qos={self.qos}, retain={self.retain})"
+
+
+def property_octets(properties: PublishProperties) -> int:
+    """What the properties of a message count for limits in octets."""
+    if properties is NO_PUBLISH_PROPERTIES:
+        return 0
+    octets = len(properties.response_topic or "") + len(properties.correlation_data or b"")
+    octets += len(properties.content_type or "")
+    for name, value in properties.user_properties:
+        octets += len(name) + len(value) + USER_PROPERTY_BYTES
+    return octets
 
 
 def message_of(packet: Publish, publisher: str, now: float) -> Message:

@@ -117,7 +117,10 @@ class RetainedMessages:
         self.put(message)
 
     def admits(self, topic: str, payload_bytes: int, messages: int = 0, octets: int = 0) -> bool:
-        """Whether `put` would take a message of so many octets on this topic now, and after so much more."""
+        """Whether `put` would take a message on this topic now, and after so much more.
+
+        `payload_bytes` are those of its payload and properties.
+        """
         old = self.get(topic)
         if old is None and len(self._tree) + messages >= self._messages_max:
             return False
@@ -163,4 +166,4 @@ class RetainedMessages:
 
 def octets_of(message: Message) -> int:
     """What a message counts for the octet limit."""
-    return len(message.topic) + len(message.payload) + OVERHEAD_BYTES
+    return message.octets + OVERHEAD_BYTES
