@@ -58,7 +58,9 @@ class Stage(Protocol):
 
 @runtime_checkable
 class FlowStage(Stage, Protocol):
-    """A stage that may decide once per (connection, topic) for PUBLISH of QoS 0; it sees those of QoS 1 and 2.
+    """A stage that may decide once per (connection, topic) for PUBLISH of QoS 0 without properties.
+
+    It sees those of QoS 1 and 2, and those with properties, whatever it decided.
 
     It may also have `on_run(conn, flow, count, octets) -> int`: called once per run of cached frames, of
     `count` packets and `octets` in all; gives how many of them, from the first, may pass.

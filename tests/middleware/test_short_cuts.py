@@ -66,6 +66,8 @@ class Censor:
                 out.append(packet)
             elif packet.topic == "t/0":
                 conn.refuse(packet, ReasonCode.NOT_AUTHORIZED, "censor: t/0")
+            elif packet.properties.content_type:
+                conn.refuse(packet, ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "censor: content type")
             elif packet.topic == "t/1" and packet.payload[:1] in b"13579":
                 conn.refuse(packet, ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "censor: odd")
             else:
