@@ -126,7 +126,7 @@ class Judge:
         ]
         if not fitting:
             return None
-        fitting.sort(key=lambda due: due.lane[0] != "live")  # whose place in a row matters
+        fitting.sort(key=lambda due: (packet.dup > due.unseen, due.lane[0] != "live"))  # whose place in a row matters
         due = next((due for due in fitting if not self._overtakes(session, due, at)), None)
         if due is None:
             raise Violation(f"{session.client}: {packet!r} overtook others of {session.due}")
@@ -155,6 +155,7 @@ class Judge:
                     fitting.append((waiting, due))
         if not fitting:
             return None
+        fitting.sort(key=lambda pair: packet.dup > pair[0].unseen)
         for waiting, due in fitting:
             assert due.group is not None
             if waiting.again or due.group.last.get(due.lane, 0) <= waiting.number:
@@ -250,15 +251,18 @@ class Judge:
             raise Violation(f"{connection.session.client}: never sent: {left}")
 
     def _check_progress(self, session: Session, connection: Connection) -> None:
-        unsent = [f for f in session.flights.values() if not f.released and f.connection is not connection]
-        used = len(session.flights) - len(unsent)
-        if any(not flight.optional for flight in unsent):
-            if used < connection.receive_max:
+        flights = session.flights
+        unsent = {i: f for i, f in flights.items() if not f.released and f.connection is not connection}
+        if unsent and len(flights) - len(unsent) < connection.receive_max:
+            if any(not flight.optional for flight in unsent.values()):
                 raise Violation(f"{session.client}: not sent again, though there is room: {unsent}")
-        elif connection.has_room:
+            for identifier in unsent:  # what might have been left out, was
+                del flights[identifier]
+        if not any(identifier in flights for identifier in unsent) and connection.has_room:
             stuck = [due for due in session.due if due.qos and not due.optional]
             if stuck:
                 raise Violation(f"{session.client}: not sent, though there is room: {stuck}")
+            session.due.clear()
 
     def _check_group(self, group: Group) -> None:
         free = [member for member in self._model.members_online(group) if member.has_room]
@@ -269,17 +273,17 @@ class Judge:
             elif free and not waiting.optional:
                 member = free[0].session.client
                 raise Violation(f"{group.topic_filter}: {waiting} was not sent, though {member} is free")
-            elif not waiting.message.qos:
+            elif not waiting.message.qos or (free and not waiting.unseen):
                 group.waiting.remove(waiting)
 
 
 def _one_less(taken: Due | Waiting, alike: Sequence[Due | Waiting]) -> None:
-    """Of some that look alike, one was sent: if it need not have been, it may have been one that had to be."""
-    if taken.optional:
-        for other in alike:
-            if not other.optional:
-                other.optional = True
-                return
+    """Of some that look alike, one was sent: what holds for it may hold for another one that was meant."""
+    for other in alike:
+        if (other.optional, other.unseen) < (taken.optional, taken.unseen):
+            other.optional = other.optional or taken.optional
+            other.unseen = other.unseen or taken.unseen
+            return
 
 
 def _over(due: Due, at: float) -> bool:

@@ -228,8 +228,6 @@ class Model:
     def _fan_out(self, session: Session, message: Message, filters: list[str]) -> None:
         subscriptions = [session.subscriptions[name] for name in filters]
         qos = min(message.qos, max(s.qos for s in subscriptions))
-        if qos == 0 and session.connection is None:
-            return
         due = Due(
             message,
             qos,
@@ -238,7 +236,10 @@ class Model:
             ("live", message.publisher, message.topic, qos),
             tuple(filters),
         )
-        due.optional = session.connection is not None and not session.connection.fits(message)
+        if session.connection is None:
+            due.optional = qos == 0  # a client that takes over may be back before its own Will is sent
+        else:
+            due.optional = not session.connection.fits(message)
         session.due.append(due)
 
     def publish_received(self, connection: Connection, message: Message, packet_identifier: int) -> None:
