@@ -39,6 +39,13 @@ class AckSlots:
         """Whether a slot of this identifier is open and nothing was filled in yet."""
         return packet_identifier in self.open and packet_identifier not in self._ready
 
+    def withdraw(self, packet_identifier: int) -> None:
+        """Close the youngest slot of an identifier that has more than one: the answer to the first is for both."""
+        if self.open.count(packet_identifier) > 1:
+            self.open.reverse()
+            self.open.remove(packet_identifier)
+            self.open.reverse()
+
     def fill(self, packet_identifier: int, reason_code: int = 0) -> None:
         """Answer one open slot; a reason code is sent by MQTT 5 only."""
         if reason_code and self._version == 5:

@@ -26,6 +26,7 @@ from acebroker_codec.packets import (
 from acebroker_codec.protocol import State
 from acebroker_middleware.acks import AckQueue
 from acebroker_middleware.connection import Connection, Round
+from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import Verdict
 from acebroker_middleware.stage import Batch
 
@@ -69,6 +70,8 @@ class Decode:
             raise ProtocolViolation(
                 "a second CONNECT" if kind == PacketType.CONNECT else "the first packet is not CONNECT"
             )
+        if conn.protocol.state is State.AWAITING_CONNACK:
+            raise StageFailure("a stage dropped CONNECT")  # for it is answered before anything else is decoded
         packet = decode_packet(first_octet, data[start:end], conn.version)
         check_direction(packet, _SERVER, conn.version)
         conn.protocol.received(packet)

@@ -11,6 +11,7 @@ runtime reads nothing more from that client before it is done.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from acebroker_codec.errors import MqttError
@@ -20,7 +21,7 @@ from acebroker_codec.properties import forwarded_properties_end
 from acebroker_codec.topics import check_topic_name
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.decode import Decode
-from acebroker_middleware.errors import RightsEnded, StageFailure
+from acebroker_middleware.errors import RightsEnded, SessionTakenOver, StageFailure
 from acebroker_middleware.flows import Flow, FlowKey, FlowMode, Verdict
 from acebroker_middleware.hand_offs import stage_error, stage_guarded, then
 from acebroker_middleware.handshakes import PUBACK, PUBCOMP, PUBREC, PUBREL, Handshakes
@@ -225,9 +226,11 @@ class Pipeline:
             pos = end
             if type(packet) is Connect or type(packet) is Auth:
                 pending = self.run(conn, batch)
+                batch = []
                 if pending is not None:
                     return self._continue(conn, pending, data, pos)
-                return self._scan(conn, data, pos)
+                flows = conn.flows if self._flow_cache and conn.connected else None
+                plain_v5 = conn.v5
         if current is not None:
             self._runs.forward(conn, current, data, run_start, pos, count)
         if failed is not None:  # what came before it is handled first, and nothing behind it
@@ -298,9 +301,12 @@ class Pipeline:
 
     def _hand_off(self, conn: Connection, stage: Any, pending: Awaitable[Batch], following: int) -> Awaitable[None]:
         conn.handed_to = stage.name
-        return then(
-            stage_guarded(stage.name, pending), lambda batch: self.run(conn, batch, following) if batch else None
-        )
+        return then(stage_guarded(stage.name, pending), partial(self._handed_back, conn, following))
+
+    def _handed_back(self, conn: Connection, following: int, batch: Batch) -> Maybe[None]:
+        if conn.connected and conn.session is None:  # what it released belongs to the next connection
+            raise SessionTakenOver("the session was taken over")
+        return self.run(conn, batch, following) if batch else None
 
     # ---- flows ----
 

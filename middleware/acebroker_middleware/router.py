@@ -118,6 +118,8 @@ class Router:
         return rest if pending is None else then(pending, lambda _: rest)
 
     def _after(self, conn: Connection, batch: Batch, first: int, done: object) -> Maybe[Batch]:
+        if conn.session is None:  # what it released belongs to the next connection
+            raise SessionTakenOver("the session was taken over")
         return self._go_on(conn, batch, first)
 
     def _message_of(self, conn: Connection, packet: Publish) -> Message | None:

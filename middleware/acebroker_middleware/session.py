@@ -150,7 +150,9 @@ class Session:
     def _released(self, conn: Connection, packet: Pubrel, out: Batch) -> None:
         state = self._state(conn)
         if packet.packet_identifier in state.committing:
-            return  # sent again, on a new connection: PUBCOMP comes when it is durable
+            # sent again, on a new connection: PUBCOMP comes when it is durable, and once
+            conn.ack_queue.pubcomp.withdraw(packet.packet_identifier)
+            return
         publish = state.inbound.pop(packet.packet_identifier, None)
         if publish is None:
             conn.ack_queue.pubcomp.fill(packet.packet_identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)

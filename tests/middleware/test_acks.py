@@ -42,6 +42,19 @@ def test_in_order_of_arrival_whatever_is_known_first() -> None:
     assert not slots.open
 
 
+def test_slots_of_one_identifier_become_one() -> None:
+    acks = Acks()
+    slots = acks.queue.pubcomp
+    slots.open.extend([1, 2, 1, 3])
+    slots.withdraw(3)
+    slots.withdraw(7)
+    slots.withdraw(1)
+    assert slots.open == [1, 2, 3]
+    for identifier in (3, 2, 1):
+        slots.fill(identifier)
+    assert acks.left() == [Pubcomp(1), Pubcomp(2), Pubcomp(3)]
+
+
 def test_kinds_do_not_wait_for_each_other() -> None:
     """The order is one of each kind: 4.6 says nothing of PUBACK beside PUBREC."""
     acks = Acks()

@@ -663,3 +663,21 @@ def test_what_stands_behind_connect_in_the_same_read_is_taken() -> None:
     client.feed(b"".join(encode(packet, client.version) for packet in packets))
     assert [type(packet) for packet in client.got()] == [Connack, Puback]
     assert reader.messages() == [b"1", b"2", b"3"]
+
+
+@both_paths
+@pytest.mark.parametrize("at_once", [False, True])
+def test_without_an_answer_to_connect_nothing_goes_on(at_once: bool, flow_cache: bool) -> None:
+    """A stage that drops CONNECT without a word lets nobody in."""
+
+    @per_packet(PacketType.CONNECT)
+    def dropping(conn: Connection, packet: Connect) -> Connect | None:
+        return packet if packet.client_identifier != "dropped" else None
+
+    _, reader, _ = pair(stages=[dropping], flow_cache=flow_cache)
+    client = Client(reader.assembly, 5)
+    octets = [encode(packet, client.version) for packet in (Connect("dropped"), publish("t", b"no session"))]
+    for piece in [b"".join(octets)] if at_once else octets:
+        client.feed(piece)
+    assert reader.got() == []
+    assert isinstance(client.ended, StageFailure)

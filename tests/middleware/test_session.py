@@ -383,6 +383,60 @@ def test_pubrec_leaves_when_the_message_is_durable_and_in_order() -> None:
     assert client.got() == [Pubrec(1), Pubrec(2), Pubrec(3)]
 
 
+def test_what_was_released_before_a_takeover_goes_out_once() -> None:
+    """[MQTT-4.3.3-12]: the store answers at the moment of the takeover, and the next connection sends PUBREL again."""
+    store = Slow()
+    broker = Assembly(store=store)  # type: ignore[arg-type]
+    watching = watcher(broker, "t")
+    client = broker.client(session_expiry_interval=100)
+    client.send(publish("t", b"once", 2, 1))
+    store.slow.add("settle")
+    client.send(publish("t", b"", 2, 2), Pubrel(1))
+    again = broker.client(clean_start=False, session_expiry_interval=100)
+    store.finish()
+    assert client.step()
+    assert isinstance(client.ended, SessionTakenOver)
+    again.send(Pubrel(1))
+    assert watching.messages() == [b"once"]
+
+
+def test_what_stands_behind_a_commit_is_left_to_the_connection_that_took_over() -> None:
+    store = Slow("enqueue")
+    broker = Assembly(store=store)  # type: ignore[arg-type]
+    watching = watcher(broker, "t", "u")
+    client = broker.client(session_expiry_interval=100)
+    client.send(publish("t", b"1", 2, 1), publish("t", b"2", 2, 2))
+    client.send(Pubrel(1), publish("u", b"between"), Pubrel(2))
+    again = broker.client(clean_start=False, session_expiry_interval=100)
+    store.finish()
+    assert client.step()
+    assert isinstance(client.ended, SessionTakenOver)
+    assert watching.messages() == [b"1"]
+    again.send(Pubrel(2))
+    store.finish()
+    assert again.step()
+    assert watching.messages() == [b"2"]
+    assert again.got() == [Pubcomp(2)]
+
+
+def test_a_pubrel_that_comes_twice_while_its_commit_is_under_way_is_answered_once() -> None:
+    """Or the answers to everything behind it would wait for ever, and pile up."""
+    store = Slow()
+    broker = Assembly(store=store)  # type: ignore[arg-type]
+    broker.client("durable", session_expiry_interval=100).send(subscribe("t", qos=1))
+    client = broker.client(session_expiry_interval=100)
+    client.send(publish("t", b"", 2, 1), publish("u", b"", 2, 2))
+    store.slow.add("enqueue")
+    client.send(Pubrel(1))
+    again = broker.client(clean_start=False, session_expiry_interval=100)
+    assert again.send(Pubrel(1), Pubrel(1), Pubrel(1)) == []
+    store.finish()
+    store.slow.clear()
+    assert client.step()
+    assert again.got() == [Pubcomp(1)]
+    assert again.send(Pubrel(2)) == [Pubcomp(2)]
+
+
 def test_many_messages_may_wait_for_the_store_at_once() -> None:
     store = Slow("settle")
     broker = Assembly(store=store, receive_max=2_000)  # type: ignore[arg-type]
