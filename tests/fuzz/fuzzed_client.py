@@ -33,6 +33,8 @@ class FuzzedClient:
         self._told = told
         self._sent = bytearray()
         self._received = bytearray()
+        self._decoder: Decoder | None = None
+        self._unanswered: list[Any] = []
         self._cut = False
         #: by the broker
         self._closed = False
@@ -46,20 +48,36 @@ class FuzzedClient:
             self._sent += octets[: self._wire.put(octets)]
             self._unseen = True
 
-    def had_its_turn(self) -> None:
-        """The broker had time to take what was sent."""
-        self._unseen = self._unseen and self._wire.unread
+    @property
+    def ended(self) -> bool:
+        """Whether the client has seen that the broker closed."""
+        return self._closed
 
-    def read(self, *, acknowledge: bool = False) -> None:
-        """Take what has come; `acknowledge` answers it as the standard wants it."""
+    def had_its_turn(self) -> None:
+        """The broker had time to take what was sent, and to answer."""
+        self._unseen = self._unseen and self._wire.unread
+        if self._told:
+            self.read()
+
+    def read(self) -> None:
+        """Take what has come."""
         if self._cut:
             return
         octets = self._wire.take()
         self._received += octets
         self._closed = self._closed or self._wire.ended
-        if acknowledge and octets and (version := self._version()) is not None:
-            for packet in Decoder(version=version, role="client").feed(octets):
-                self._answer(packet, version)
+        if self._decoder is None and (version := self._version()) is not None:
+            self._decoder = Decoder(version=version, role="client")
+        if self._decoder is not None:
+            self._unanswered += self._decoder.feed(octets)
+
+    def acknowledge(self) -> None:
+        """Answer what has come as the standard wants it."""
+        self.read()
+        if self._decoder is not None and self._decoder.version is not None:
+            for packet in self._unanswered:
+                self._answer(packet, self._decoder.version)
+        self._unanswered.clear()
 
     def _answer(self, packet: Any, version: p.ProtocolVersion) -> None:
         match packet:

@@ -56,7 +56,7 @@ def _ready() -> list[bytes]:
         encode(p.Publish("a/b", b"2", 2, dup=True, packet_identifier=2), V5),
         encode(p.Publish("a/b", b"retained", 1, True, packet_identifier=3), V5),
         encode(p.Publish("a/b", b"", 0, True), V5),
-        b"".join(encode(p.Publish("deny/x", b"", 2, packet_identifier=each), V5) for each in range(10, 14)),
+        b"".join(encode(p.Publish("deny/x", b"", 2, packet_identifier=each), V5) for each in range(10, 15)),
         encode(p.Publish("a", b"alias", properties=p.PublishProperties(topic_alias=1)), V5),
         encode(p.Publish("", b"alias", 1, packet_identifier=5, properties=p.PublishProperties(topic_alias=1)), V5),
         encode(p.Pubrel(2), V5),

@@ -21,7 +21,7 @@ STEPS_MAX = 64
 
 
 class Do(enum.IntEnum):
-    """The kinds of steps."""
+    """The kinds of steps. Who has read that the broker closed sends on a new connection."""
 
     #: send the octets in one piece
     SEND = 0

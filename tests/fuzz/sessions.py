@@ -22,7 +22,7 @@ from trio._core import _run
 from trio.testing import wait_all_tasks_blocked
 
 from acebroker_codec.errors import ReasonCode
-from acebroker_codec.packets import PacketType, Publish, Subscribe
+from acebroker_codec.packets import PacketType, ProtocolVersion, Publish, Subscribe
 from acebroker_middleware.connection import Connection
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.bounds import Limits
@@ -68,6 +68,7 @@ LIMITS = Limits(
     flow_bytes_per_connection_max=200,
     routes_max=4,
 )
+V3, V4, V5 = VERSIONS
 #: seconds, by argument of WAIT
 WAITS = (0.1, 1.0, 9.0, 11.0, 31.0, 95.0, 130.0, 400.0)
 #: connections that the fuzzed clients hold at one time
@@ -205,6 +206,10 @@ class _Clients:
 
 async def _do(broker: Broker, bystanders: Bystanders, clients: _Clients, step: Step) -> None:
     client = clients.present
+    if client.ended and step.do in (Do.SEND, Do.PIECES, Do.READY):
+        clients.cut(-1)
+        await clients.open()
+        client = clients.present
     match step.do:
         case Do.SEND:
             client.send(step.octets)
@@ -224,8 +229,10 @@ async def _do(broker: Broker, bystanders: Bystanders, clients: _Clients, step: S
             clients.open_ones.insert(0, clients.open_ones.pop())
         case Do.ANOTHER:
             await clients.open()
+        case Do.READ if step.argument & 1:
+            client.acknowledge()
         case Do.READ:
-            client.read(acknowledge=bool(step.argument & 1))
+            client.read()
         case Do.OTHERS:
             topic = TOPICS[step.argument % len(TOPICS)]
             qos = step.argument // len(TOPICS) % 3
@@ -284,20 +291,46 @@ def _held(broker: Broker) -> dict[str, object]:
 # ---- inputs ----
 
 
+def _ready(*arguments: int) -> list[Step]:
+    return [Step(Do.READY, argument) for argument in arguments]
+
+
+#: READY: the CONNECTs of each version
+_CONNECTS = {V3: (4,), V4: (3,), V5: (0, 1, 2)}
+#: READY: subscriptions in the form of each version
+_SUBSCRIBES = {V3: (5,), V4: (5,), V5: (6, 7, 8)}
+_OTHERS_QOS_1, _OTHERS_QOS_2 = 5, 11
+
+
+@st.composite
+def _beginning(draw: st.DrawFn, version: ProtocolVersion) -> list[Step]:
+    """How it comes to something: connected, mostly subscribed, mostly with messages that wait for an answer."""
+    connect = draw(st.sampled_from(_CONNECTS[version]))
+    steps = _ready(connect)
+    if draw(st.integers(0, 3)):
+        steps += _ready(draw(st.sampled_from(_SUBSCRIBES[version])))
+        others = st.sampled_from((_OTHERS_QOS_1, _OTHERS_QOS_2, 0, 17, 22, 27))
+        steps += [Step(Do.OTHERS, argument) for argument in draw(st.lists(others, max_size=3))]
+    if draw(st.integers(0, 3)) == 0:  # away, while something comes, and back
+        away = [Step(Do.CUT), Step(Do.OTHERS, draw(st.sampled_from((_OTHERS_QOS_1, _OTHERS_QOS_2))))]
+        steps += [*away, *_ready(connect)]
+    return steps
+
+
 @st.composite
 def _inputs(draw: st.DrawFn) -> bytes:
     setting = draw(st.builds(Setting, *[st.booleans()] * 5, st.integers(0, 7)))
-    version = draw(st.sampled_from(VERSIONS))
-    steps: list[Step] = []
-    if draw(st.integers(0, 9)):
-        steps.append(Step(Do.READY, draw(st.integers(0, 4))))
+    version = draw(st.sampled_from((V3, V4, V5, V5)))
+    steps = draw(_beginning(version)) if draw(st.integers(0, 9)) else []
     arguments = st.integers(0, 31)
     octets = octets_to_send(version)
+    connects = st.sampled_from([READY[argument] for argument in _CONNECTS[version]])
     one = st.one_of(
         st.builds(Step, st.just(Do.SEND), st.integers(0, 3), octets),
-        st.builds(Step, st.just(Do.SEND), st.integers(0, 3), octets | st.sampled_from(READY[:5])),
+        st.builds(Step, st.just(Do.SEND), st.integers(0, 3), octets),
+        st.builds(Step, st.just(Do.SEND), st.integers(0, 3), connects),
         st.builds(Step, st.just(Do.PIECES), arguments, octets),
-        st.builds(Step, st.sampled_from((Do.READY, Do.READY, Do.READ, Do.OTHERS, Do.OTHERS)), arguments),
+        st.builds(Step, st.sampled_from((Do.READY, Do.READ, Do.OTHERS, Do.OTHERS)), arguments),
         st.builds(Step, st.sampled_from((Do.WAIT, Do.CUT, Do.ANOTHER)), arguments),
     )
     steps += draw(st.lists(one, max_size=12))
