@@ -159,7 +159,8 @@ class Claims:
     def _adopt(self, kept: Kept, claim: Claim, rows: Sequence[Stored]) -> SessionState:
         state = SessionState(kept.client_identifier, kept.identity, claim.epoch)
         state.durable = True
-        state.inbound.update(claim.inbound)
+        for identifier, publish in claim.inbound:
+            state.hold(identifier, publish)
         for _, identifier in claim.releases:
             state.window.released[identifier] = None
         for row in rows:

@@ -117,7 +117,7 @@ class Commits:
         """Nothing went out: a PUBREL that comes again finds what it releases, one that came already cannot."""
         for packet, state, _, _ in commit.publications:
             if packet.qos == 2 and state is not None:
-                state.inbound[packet.packet_identifier] = state.committing.pop(packet.packet_identifier)
+                state.hold(packet.packet_identifier, state.committing.pop(packet.packet_identifier))
                 if state.connection is not None and state.connection is not commit.conn:
                     store_failed(state, error)
 

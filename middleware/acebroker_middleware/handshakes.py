@@ -32,6 +32,8 @@ __all__ = ["PUBACK", "PUBCOMP", "PUBREC", "PUBREL", "Handshakes"]
 
 #: first octets
 PUBACK, PUBREC, PUBREL, PUBCOMP = 0x40, 0x50, 0x62, 0x70
+#: a longer PUBLISH of QoS 2 takes the packet path, where what waits for its PUBREL is counted in octets
+KEPT_FRAME_BYTES_MAX = 1_024
 _PUBLISH_QOS_2 = 0x34
 
 _PUBACK_FRAME = 0x4002 << 16
@@ -47,6 +49,7 @@ class Handshakes:
         self._counters = round_.counters
         self._router = router
         self._deliver = deliver
+        self._kept_max = round_.limits.receive_max
 
     # ---- PUBLISH ----
 
@@ -57,11 +60,11 @@ class Handshakes:
         """
         if data[pos] == _PUBLISH_QOS_2:
             state = conn.session
-            if state is None or state.durable or conn.ack_queue.pubrec.open:
+            if state is None or state.durable or conn.ack_queue.pubrec.open or end - pos > KEPT_FRAME_BYTES_MAX:
                 return pos
             if end < len(data) and data.startswith(data[pos:topic_end], end):
                 run = run_of_publications(data, pos, topic_end, end, conn.v5)
-                if run.count > 1 and len(state.inbound) + run.count <= conn.receive_max:
+                if run.count > 1 and len(state.inbound) + run.count <= self._kept_max:
                     self._keep(conn, state, run)
                     return pos + len(run.frames)
             return end if self._publish_qos_2(conn, state, flow, data, topic_end, end) else pos
@@ -140,7 +143,7 @@ class Handshakes:
             payload = payload[1:]
         inbound = state.inbound
         if identifier not in inbound:
-            if not identifier or len(inbound) >= conn.receive_max:
+            if not identifier or len(inbound) >= self._kept_max:
                 return False
             inbound[identifier] = Publish(flow.topic, payload, 2, False, False, identifier)
         self._counters.packets_received += 1
@@ -249,7 +252,12 @@ class Handshakes:
         first = state.inbound.get(identifiers[0])
         if type(first) is bytes:
             return self._release_run(conn, state, first, identifiers)
-        if not isinstance(first, Publish) or first.retain or first.properties is not NO_PUBLISH_PROPERTIES:
+        if (
+            not isinstance(first, Publish)
+            or identifiers[0] in state.held
+            or first.retain
+            or first.properties is not NO_PUBLISH_PROPERTIES
+        ):
             return 0
         route = self._router.route(first.topic)
         if route.durable:

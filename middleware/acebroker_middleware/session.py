@@ -19,6 +19,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable
 from functools import partial
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -46,7 +47,7 @@ from acebroker_codec.packets import (
 from acebroker_middleware.claims import Claims
 from acebroker_middleware.connection import CloseReason, Connection, Round
 from acebroker_middleware.deliver import Deliver
-from acebroker_middleware.errors import ClientDisconnected, ConnectionRefused, SessionTakenOver
+from acebroker_middleware.errors import ClientDisconnected, ConnectionRefused, QuotaExceeded, SessionTakenOver
 from acebroker_middleware.flows import Verdict
 from acebroker_middleware.hand_offs import then, unwatched
 from acebroker_middleware.router import Router
@@ -54,9 +55,12 @@ from acebroker_middleware.settling import Settling, store_failed, store_failed_f
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.message import Message, property_octets
 from acebroker_middleware.state.ports import Fenced, Maybe, Settle, Store, Timers
-from acebroker_middleware.state.session_state import NEVER_EXPIRES, PendingWill, SessionState
+from acebroker_middleware.state.session_state import NEVER_EXPIRES, PendingWill, SessionState, held_octets
 
 __all__ = ["Session"]
+
+#: the rule of `limits.unreleased_bytes_max`
+UNRELEASED: Final = "limit: unreleased publications"
 
 
 class Session:
@@ -136,7 +140,10 @@ class Session:
                 self._round.counters.retained_refused += 1
                 conn.refuse(packet, ReasonCode.QUOTA_EXCEEDED, "limit: retained messages")
                 return
-            state.inbound[identifier] = packet
+            if state.held_octets + held_octets(packet) > self._limits.unreleased_bytes_max:
+                self._too_much_unreleased(conn, packet)
+                return
+            state.hold(identifier, packet)
             if packet.properties.message_expiry_interval is not None:
                 state.inbound_since[identifier] = self._round.clock.now
             if state.durable:
@@ -147,13 +154,21 @@ class Session:
                 return
         conn.ack_queue.pubrec.fill(identifier)
 
+    def _too_much_unreleased(self, conn: Connection, packet: Publish) -> None:
+        """MQTT 5 is told of this publication; MQTT 3 has nothing to be told, and goes."""
+        if conn.v5:
+            conn.refuse(packet, ReasonCode.QUOTA_EXCEEDED, UNRELEASED)
+            return
+        self._round.counters.denials[UNRELEASED] += 1
+        raise QuotaExceeded(UNRELEASED)
+
     def _released(self, conn: Connection, packet: Pubrel, out: Batch) -> None:
         state = self._state(conn)
         if packet.packet_identifier in state.committing:
             # sent again, on a new connection: PUBCOMP comes when it is durable, and once
             conn.ack_queue.pubcomp.withdraw(packet.packet_identifier)
             return
-        publish = state.inbound.pop(packet.packet_identifier, None)
+        publish = state.let_go(packet.packet_identifier)
         if publish is None:
             conn.ack_queue.pubcomp.fill(packet.packet_identifier, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
             return
@@ -277,7 +292,8 @@ class Session:
 
     def _resume(self, conn: Connection, state: SessionState) -> None:
         """Send again what was not acknowledged, in order, with its identifiers [MQTT-4.4.0-1]."""
-        state.inbound.update(state.releasing)  # they were lost on the way to the router; their PUBREL comes again
+        for identifier, publish in state.releasing.items():
+            state.hold(identifier, publish)  # it was lost on the way to the router; its PUBREL comes again
         state.releasing.clear()
         state.resend.clear()
         state.resend.extend(state.window.published)

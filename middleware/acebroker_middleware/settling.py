@@ -62,7 +62,7 @@ class Settling:
         """What is sent again was not received before."""
         if self.state is not None:
             for identifier in self.received:
-                self.state.inbound.pop(identifier, None)
+                self.state.let_go(identifier)
 
 
 def store_failed(state: SessionState, error: Exception) -> None:

@@ -264,6 +264,58 @@ async def test_more_unacknowledged_publications_than_was_told() -> None:
         await client.expect_closed(0x93)
 
 
+@limit("unreleased_bytes_max")
+@each_version
+@pytest.mark.parametrize("kept", [True, False])
+async def test_more_octets_that_wait_for_pubrel_than_fit(version: int, kept: bool) -> None:
+    """Receive Maximum alone would let a client keep a thousand of the largest packets here, and MQTT 3 has none."""
+    expiry = {"session_expiry_interval": 100} if version == 5 else {}
+    async with limited(unreleased_bytes_max=12_000) as broker:
+        client = await WireClient.open(broker, version)
+        await client.connect("client", clean_start=not kept, **(expiry if kept else {}))
+        for identifier in (1, 2, 3):
+            await client.send(Publish("t", bytes(3_000), 2, packet_identifier=identifier))
+            await client.expect(Pubrec, packet_identifier=identifier)
+        await client.send(Publish("t", bytes(3_000), 2, dup=True, packet_identifier=3))
+        await client.expect(Pubrec, packet_identifier=3)
+        await client.send(Pubrel(1))
+        await client.expect(Pubcomp, packet_identifier=1)
+        await client.send(Publish("t", bytes(3_000), 2, packet_identifier=4))
+        await client.expect(Pubrec, packet_identifier=4)
+        await client.send(Publish("t", bytes(3_000), 2, packet_identifier=5))
+        if version == 5:
+            await client.expect(Pubrec, packet_identifier=5, reason_code=0x97)
+            await client.expect_alive()
+            for identifier in (2, 3, 4):
+                await client.send(Pubrel(identifier))
+                await client.expect(Pubcomp, packet_identifier=identifier)
+            assert broker.session.sessions["client"].held_octets == 0
+            await client.publish("t", bytes(3_000), qos=2)
+        else:
+            await client.expect_closed()
+        assert broker.counters.denials == {"limit: unreleased publications": 1}
+
+
+@limit("unreleased_bytes_max")
+@each_version
+async def test_short_publications_that_wait_for_pubrel_are_few_or_counted(version: int) -> None:
+    """Those of the short cut are not counted: they are short, and no more than Receive Maximum."""
+    async with limited(unreleased_bytes_max=20_000, receive_max=50) as broker:
+        client = await connected(broker, "client", version)
+        await client.publish("t", b"")
+        for identifier in range(1, 51):
+            await client.send(Publish("t", b"x", 2, packet_identifier=identifier))
+            await client.expect(Pubrec, packet_identifier=identifier)
+        assert broker.session.sessions["client"].held_octets == 0
+        more = 0
+        for identifier in range(51, 200):
+            await client.send(Publish("t", b"x", 2, packet_identifier=identifier))
+            if not isinstance(await client.receive_or_end(), Pubrec):
+                break
+            more += 1
+        assert more == (0 if version == 5 else 20_000 // 258)
+
+
 @limit("queued_messages_max", "queued_bytes_max")
 @each_version
 @pytest.mark.parametrize("limits", [{"queued_messages_max": 3}, {"queued_bytes_max": 31}, {"queued_messages_max": 0}])

@@ -56,6 +56,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     in_flight_max: int = 1_024
     #: Receive Maximum announced to clients; 0x93
     receive_max: int = 1_024
+    #: octets of QoS 2 messages from one client that wait for its PUBREL; 0x97 in PUBREC (MQTT 3: closed)
+    unreleased_bytes_max: int = 8_388_608
     #: QoS 1 and 2 messages waiting in one session; new ones are dropped and counted
     queued_messages_max: int = 10_000
     queued_bytes_max: int = 8_388_608

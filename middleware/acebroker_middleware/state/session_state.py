@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from acebroker_codec.flow import InflightWindow
 from acebroker_codec.packets import Publish
-from acebroker_middleware.state.message import Delivery, Message
+from acebroker_middleware.state.message import Delivery, Message, property_octets
 from acebroker_middleware.state.ports import Identity, Timer
 from acebroker_middleware.state.retained import Replay
 from acebroker_middleware.state.subscriptions import SharedGroup, Subscription
@@ -19,10 +19,18 @@ from acebroker_middleware.state.subscriptions import SharedGroup, Subscription
 if TYPE_CHECKING:
     from acebroker_middleware.connection import Connection
 
-__all__ = ["NEVER_EXPIRES", "PendingWill", "SessionState"]
+__all__ = ["NEVER_EXPIRES", "PendingWill", "SessionState", "held_octets"]
 
 #: Session Expiry Interval of a session that does not expire (3.1.2.11.2)
 NEVER_EXPIRES: Final = 0xFFFFFFFF
+#: what a publication costs beside its topic, payload and properties
+HELD_OVERHEAD_BYTES: Final = 256
+
+
+def held_octets(publish: Publish) -> int:
+    """What a publication that waits for its PUBREL counts for `limits.unreleased_bytes_max`."""
+    octets = len(publish.topic) + len(publish.payload) + property_octets(publish.properties)
+    return octets + HELD_OVERHEAD_BYTES
 
 
 class PendingWill:
@@ -57,6 +65,8 @@ class SessionState:
         "expiry_interval",
         "expiry_timer",
         "groups",
+        "held",
+        "held_octets",
         "identity",
         "inbound",
         "inbound_since",
@@ -86,6 +96,9 @@ class SessionState:
         self.window: InflightWindow[Delivery | None] = InflightWindow()
         self.inbound: dict[int, Publish | bytes] = {}
         self.inbound_since: dict[int, float] = {}
+        #: Packet Identifier -> octets of a publication in `inbound`; those of short cuts are short, few, and not here
+        self.held: dict[int, int] = {}
+        self.held_octets = 0
         self.releasing: dict[int, Publish] = {}
         self.committing: dict[int, Publish] = {}
         self.queue: deque[Delivery] = deque()
@@ -98,6 +111,18 @@ class SessionState:
         self.pump_due = False
         self.dropped = 0
         self.will: PendingWill | None = None
+
+    def hold(self, identifier: int, publish: Publish) -> None:
+        """Keep a QoS 2 publication until its PUBREL, and count it."""
+        octets = held_octets(publish)
+        self.held_octets += octets - self.held.get(identifier, 0)
+        self.held[identifier] = octets
+        self.inbound[identifier] = publish
+
+    def let_go(self, identifier: int) -> Publish | bytes | None:
+        """Keep it no longer; gives it."""
+        self.held_octets -= self.held.pop(identifier, 0)
+        return self.inbound.pop(identifier, None)
 
     def __repr__(self) -> str:
         return f"SessionState({self.client_identifier!r}, epoch={self.epoch}, connected={self.connection is not None})"
