@@ -102,7 +102,8 @@ def test_ten_thousand_connect_at_once(tmp_path: Path, shell: str) -> None:
     config = tmp_path / "broker.toml"
     config.write_text(f"[authentication]\nanonymous = true\n[[listener]]\nport = 0\nshell = '{shell}'\n")
     with open_files() as count, serving("--config", str(config)) as broker:
-        assert count >= CLIENTS_MIN, "this machine does not allow enough open files to a process"
+        if count < CLIENTS_MIN or not Path("/proc/self/fd").is_dir():
+            pytest.skip("needs /proc, and enough open files for a process (ulimit -Hn)")
         broker.until("pipeline")
         (port,) = broker.ports
         files_before, memory_before = files(broker), memory(broker)
