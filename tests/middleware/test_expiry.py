@@ -7,11 +7,12 @@ from math import inf
 import pytest
 
 from acebroker_codec.errors import MqttError, ReasonCode
-from acebroker_codec.packets import Connack, Pingreq
+from acebroker_codec.packets import Connack, Disconnect, Pingreq, Publish
 from acebroker_middleware.acl import AclAuthority, AclRules
 from acebroker_middleware.errors import RightsEnded
 from acebroker_middleware.expiry import RECHECK_SECONDS
 from tests.middleware.assembly import Assembly, Client, publish, subscribe
+from tests.middleware.world import World
 
 ALL = AclRules.parse("topic readwrite #\n", "test")
 NONE = AclRules.parse("topic readwrite other\n", "test")
@@ -125,3 +126,36 @@ def test_later_rights_replace_the_timer_of_earlier_ones() -> None:
     ends.end()
     ends.conn.release()
     assert not broker.timers.pending
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("blocked", [False, True])
+def test_nothing_goes_out_until_the_connection_is_closed(blocked: bool, qos: int) -> None:
+    """Its own task closes it, a moment after its rights were seen to be over."""
+    world = World()
+    ends, writer = world.peer("ends", 5), world.peer("writer", 5)
+    world.connect(ends)
+    world.connect(writer)
+    world.send(ends, subscribe("t", qos=1))
+    conn = ends.conn
+    assert conn is not None
+    ended: list[MqttError] = []
+    conn.end = ended.append
+    ends.seen.clear()
+    if blocked:
+        ends.takes = False
+        world.send(writer, publish("t", b"before", qos, qos))
+    conn.rights_end = world.clock.now
+    for number in range(2, 5):
+        world.send(writer, publish("t", b"behind", qos, number * qos))
+        if blocked:
+            ends.takes = True
+            world.delivery.writable(conn)
+        assert isinstance(ended[0], RightsEnded)
+    assert len(ended) == world.counters.denials["rights ended"] == 1
+    conn.release()
+    conn.send(Disconnect(ReasonCode.NOT_AUTHORIZED))
+    world.delivery.writable(conn)
+    *before, last = ends.seen
+    assert last == Disconnect(ReasonCode.NOT_AUTHORIZED)
+    assert [each.payload for each in before if isinstance(each, Publish)] == ([b"before"] if blocked else [])

@@ -7,7 +7,6 @@ backlog is never copied again and again.
 
 from __future__ import annotations
 
-from math import inf
 from typing import Final
 
 from acebroker_middleware.connection import Connection, Round
@@ -114,13 +113,17 @@ class Delivery:
         self._pressure.blocked.discard(conn)
 
     def _expired(self, conn: Connection) -> None:
-        """The rights are over: what is queued does not leave, but for the rest of a send that was cut short."""
+        """The rights are over: what is queued does not leave, but for the rest of a send that was cut short.
+
+        Nor what comes until its own task has its turn: then they are no matter any more (`Connection.release`).
+        """
         kept = 1 if conn.blocked else 0
         del conn.out[kept:]
         conn.out_octets = sum(map(len, conn.out))
-        conn.rights_end = inf  # what is said at the end may go out
-        self._counters.denials["rights ended"] += 1
-        conn.end(RightsEnded())
+        if conn.out_octets_max:
+            conn.out_octets_max = 0
+            self._counters.denials["rights ended"] += 1
+            conn.end(RightsEnded())
 
     def _broken(self, conn: Connection) -> None:
         """The client is gone; reading will say so to its own task. Nothing is kept for it."""
