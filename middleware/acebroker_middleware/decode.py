@@ -24,15 +24,20 @@ from acebroker_codec.packets import (
     Pubrel,
 )
 from acebroker_codec.protocol import State
+from acebroker_codec.wire import read_variable_byte_integer
 from acebroker_middleware.acks import AckQueue
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.errors import StageFailure
 from acebroker_middleware.flows import Verdict
 from acebroker_middleware.stage import Batch
 
-__all__ = ["Decode"]
+__all__ = ["FILTERS_MAX_MIN", "Decode"]
 
 _SERVER: Final = "server"
+#: packets that hold filters: octets of one beside its characters
+_FILTERS_IN: Final[dict[int, int]] = {PacketType.SUBSCRIBE: 3, PacketType.UNSUBSCRIBE: 2}
+#: filters of one packet that are taken, however few subscriptions a client may have
+FILTERS_MAX_MIN: Final = 1_000
 
 
 class Decode:
@@ -45,6 +50,7 @@ class Decode:
         self._limits = round_.limits
         self._topic_bytes_max = round_.limits.topic_bytes_max
         self._topic_levels_max = round_.limits.topic_levels_max
+        self._filters_max = max(round_.limits.subscriptions_per_client_max, FILTERS_MAX_MIN)
 
     def plan(self, conn: Connection, flow: object) -> Verdict:
         """A frame of a known flow needs no more decoding."""
@@ -72,6 +78,8 @@ class Decode:
             )
         if conn.protocol.state is State.AWAITING_CONNACK:
             raise StageFailure("a stage dropped CONNECT")  # for it is answered before anything else is decoded
+        if kind in _FILTERS_IN and end - start > 3 * self._filters_max:
+            self._check_filters(conn, _FILTERS_IN[kind], data, start, end)
         packet = decode_packet(first_octet, data[start:end], conn.version)
         check_direction(packet, _SERVER, conn.version)
         conn.protocol.received(packet)
@@ -93,6 +101,19 @@ class Decode:
         conn.problem_information = packet.properties.request_problem_information != 0
         if packet.will is not None:
             self._check_topic(packet.will.topic)
+
+    def _check_filters(self, conn: Connection, beside: int, data: bytes, start: int, end: int) -> None:
+        """Filters by the hundred thousand are counted, and not even decoded."""
+        pos = start + 2
+        if conn.v5:
+            length, pos = read_variable_byte_integer(data, pos, end)
+            pos += length
+        for _ in range(self._filters_max):
+            if pos + 2 > end:
+                return
+            pos += beside + (data[pos] << 8 | data[pos + 1])
+        if pos < end:
+            raise ProtocolViolation("limit: filters of one packet", ReasonCode.QUOTA_EXCEEDED)
 
     def _check_topic(self, topic: str) -> None:
         octets = len(topic) if topic.isascii() else len(topic.encode())

@@ -14,7 +14,6 @@ Statements: [MQTT-3.3.4-2 .. 3.3.4-5], [MQTT-3.8.3-3].
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from typing import Final
 
 from acebroker_codec.topics import has_wildcard
@@ -30,14 +29,12 @@ __all__ = ["Routes"]
 #: octets that a frame of MQTT 3 gains on its way to MQTT 5: empty properties, and a longer Remaining Length
 FRAME_GROWTH_MAX: Final = 2
 
-#: steps of a walk for one wildcard filter, beyond which making all Routes anew is the lesser evil
+#: steps of walks for wildcard filters in one round, beyond which making all Routes anew is the lesser evil
 _WALK_STEPS_MAX: Final = 1_000
 #: Routes that are given a second chance before one has to go all the same
 _CHANCES_MAX: Final = 16
 #: in the place of a Route that is stale, so that it keeps nobody alive
 _NO_ROUTE: Final = Route(STALE)
-#: behind the last step of a walk
-_END: Final[TopicNode[Route]] = TopicNode()
 
 
 class Routes:
@@ -52,6 +49,7 @@ class Routes:
     ) -> None:
         self.epoch = Epoch()
         self._limits = round_.limits
+        self._clock = round_.clock
         self._tree = tree
         self._local = local
         self._deliver = deliver
@@ -59,6 +57,9 @@ class Routes:
         self._kept: TopicTree[Route] = TopicTree()
         #: the topics of `_kept`, the next to make room first
         self._queue: deque[str] = deque()
+        #: steps of walks that are left in the round of that moment: one SUBSCRIBE may bring thousands of filters
+        self._steps_left = _WALK_STEPS_MAX
+        self._round_of_steps = round_.clock.now
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -102,12 +103,20 @@ class Routes:
         steps = self._kept.walk(topic_filter)
         if steps is None:
             return
-        for node in islice(steps, _WALK_STEPS_MAX):
+        if self._round_of_steps != self._clock.now:
+            self._round_of_steps = self._clock.now
+            self._steps_left = _WALK_STEPS_MAX
+        left = self._steps_left
+        for node in steps:
+            if not left:
+                self.epoch.routes += 1
+                self._kept = TopicTree()
+                self._queue.clear()
+                self._steps_left = _WALK_STEPS_MAX
+                return
+            left -= 1
             self._void(node)
-        if next(steps, _END) is not _END:
-            self.epoch.routes += 1
-            self._kept = TopicTree()
-            self._queue.clear()
+        self._steps_left = left
 
     @staticmethod
     def _void(node: TopicNode[Route] | None) -> None:

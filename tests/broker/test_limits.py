@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from acebroker_codec.errors import ReasonCode
 from acebroker_codec.packets import (
     Connack,
     Connect,
@@ -17,7 +18,11 @@ from acebroker_codec.packets import (
     Publish,
     Pubrec,
     Pubrel,
+    Subscribe,
+    Unsubscribe,
 )
+from acebroker_codec.wire import encode_variable_byte_integer
+from acebroker_middleware.decode import FILTERS_MAX_MIN
 from tests.broker.limits import limit
 from tests.harness import WireClient, broker_running, connected, make, make_will, run_in_virtual_time, under_test
 from trio_acebroker import Broker, Limits
@@ -225,6 +230,30 @@ async def test_one_subscription_too_many(version: int) -> None:
         assert broker.counters.denials == {"limit: subscriptions per client": 1}
         await client.unsubscribe("b")
         assert (await client.subscribe("c", "d", accepted=False)).reason_codes == (0, refused)
+
+
+@limit("subscriptions_per_client_max")
+@each_version
+@pytest.mark.parametrize("kind", [Subscribe, Unsubscribe])
+@pytest.mark.parametrize("limit_of_filters", [10, FILTERS_MAX_MIN + 10])
+async def test_a_packet_has_no_more_filters_than_a_client_may_have(
+    limit_of_filters: int, kind: type[Subscribe] | type[Unsubscribe], version: int
+) -> None:
+    """A packet full of them would keep everybody waiting; 1,000 are always looked at."""
+    most = max(FILTERS_MAX_MIN, limit_of_filters)
+    async with limited(subscriptions_per_client_max=limit_of_filters) as broker:
+        client = await connected(broker, "client", version)
+
+        async def send(count: int) -> None:
+            filters = b"".join(b"\0\4%04d" % number + b"\0" * (kind is Subscribe) for number in range(count))
+            body = b"\0\1" + b"\0" * (version == 5) + filters
+            await client.send_raw(bytes((kind.packet_type << 4 | 2,)) + encode_variable_byte_integer(len(body)) + body)
+
+        await send(most)
+        acknowledgement = await client.receive()
+        assert len(getattr(acknowledgement, "reason_codes", ())) == (0 if kind is Unsubscribe and version < 5 else most)
+        await send(most + 1)
+        await client.expect_closed(ReasonCode.QUOTA_EXCEEDED)
 
 
 @limit("in_flight_max")

@@ -18,6 +18,7 @@ from acebroker_middleware.state.bounds import Limits
 from acebroker_middleware.state.retained import RetainedMessages
 from acebroker_middleware.state.session_state import SessionState
 from acebroker_middleware.state.subscriptions import Subscription, SubscriptionTree
+from acebroker_middleware.state.topic_tree import TopicTree
 from acebroker_middleware.testing import RecordingConnection
 from trio_acebroker.storage.memory import MemoryStore
 
@@ -125,6 +126,36 @@ def test_too_much_to_walk_voids_everything_at_once(monkeypatch: pytest.MonkeyPat
     assert all(route.version != made.routes.epoch.routes for route in kept)
     assert names(made.routes.get("a/7")) == ["s"]
     assert len(made.routes) == 1
+
+
+def test_many_filters_in_one_round_walk_no_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, of one SUBSCRIBE or of a session that comes or goes."""
+    monkeypatch.setattr(module, "_WALK_STEPS_MAX", 100)
+    made = Made()
+    steps = 0
+    walk = TopicTree.walk
+
+    def counted(self: Any, topic_filter: str) -> Any:
+        nonlocal steps
+        for node in walk(self, topic_filter) or ():
+            steps += 1
+            yield node
+
+    monkeypatch.setattr(TopicTree, "walk", counted)
+    for rounds in range(1, 3):
+        kept = [made.routes.get(f"{number}") for number in range(60)]
+        for number in range(30):
+            made.subscribe("s", Subscription(f"+/{rounds}/{number}"))
+        assert steps <= rounds * 101
+        assert made.routes.epoch.routes == rounds
+        assert all(route.version != rounds for route in kept)
+        made.first.clock.advance(1)
+    kept = [made.routes.get(f"{number}") for number in range(60)]
+    made.subscribe("s", Subscription("+/3"))
+    made.first.clock.advance(1)
+    made.subscribe("s", Subscription("+/4"))
+    assert made.routes.epoch.routes == 2  # each round has its own
+    assert all(route.version == 2 for route in kept)
 
 
 def test_a_stale_route_keeps_nobody_alive() -> None:

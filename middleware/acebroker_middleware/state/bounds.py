@@ -51,6 +51,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sessions_max: int = 200_000
     #: a longer Session Expiry Interval is cut to this, and CONNACK says so [MQTT-3.2.2-21]
     session_expiry_seconds_max: int = 2_592_000
+    #: and filters of one packet, where that is more than 1,000
     subscriptions_per_client_max: int = 10_000
     #: unacknowledged QoS 1 and 2 packets to one client, whatever larger Receive Maximum it names
     in_flight_max: int = 1_024
