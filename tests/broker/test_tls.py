@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -170,49 +167,3 @@ def test_files_are_relative_to_the_configuration(pki: Pki) -> None:
 def test_client_certificates_need_their_ca() -> None:
     with pytest.raises(ConfigError, match="client_ca"):
         Tls(certificate="c", key="k", client_certificate="required")
-
-
-# ---- other implementations ----
-
-
-@pytest.mark.interop
-@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-async def test_openssl_exports_the_same_keys(pki: Pki, version: str) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    label = "EXPORTER-ACE-MQTT-Sign-Challenge"
-    command = ["openssl", "s_client", version, "-CAfile", str(pki.ca), "-verify_return_error", "-alpn", "mqtt"]
-    command += ["-keymatexport", label, "-keymatexportlen", "32", "-connect"]
-    async with broker_over_tcp(listeners=(Listener(port=0, tls=tls(pki)),)) as (broker, address):
-        process = await trio.lowlevel.open_process(
-            [*command, f"127.0.0.1:{address[1]}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        said = b""
-        with trio.fail_after(10):
-            while (found := re.search(rb"Keying material: ([0-9A-F]{64})\s", said)) is None:
-                part = await process.stdout.receive_some()
-                assert part, said
-                said += part
-            (task,) = broker.connections
-            while task.conn.tls is None:
-                await trio.lowlevel.checkpoint()
-            assert found[1].decode() == task.conn.tls.export(label.encode(), 32, None).hex().upper()
-            await process.stdin.aclose()
-            await process.wait()
-        await process.stdout.aclose()
-
-
-@pytest.mark.interop
-async def test_mosquitto_over_tls(pki: Pki) -> None:
-    if shutil.which("mosquitto_pub") is None:
-        pytest.skip("mosquitto's clients are not installed")
-    async with broker_over_tcp(listeners=(Listener(port=0, tls=tls(pki)),)) as (_, address):
-        async with connected_over_tls(pki, address, "watcher") as watcher:
-            await watcher.subscribe("greeting")
-            arguments = ["-p", str(address[1]), "--cafile", str(pki.ca), "-t", "greeting", "-m", "hello", "-V", "5"]
-            await trio.run_process(["mosquitto_pub", "-h", "localhost", *arguments], env=dict(os.environ))
-            await watcher.expect(Publish, payload=b"hello")
