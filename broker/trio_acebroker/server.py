@@ -48,12 +48,19 @@ class Composition:
     """The parts that `compose` made and that the runtime needs to hold. `ace` is None where no tokens are taken."""
 
     def __init__(
-        self, pipeline: Pipeline, session: Session, router: Router, deliver: Deliver, ace: TokenAccess | None
+        self,
+        pipeline: Pipeline,
+        session: Session,
+        router: Router,
+        deliver: Deliver,
+        expiry: Expiry,
+        ace: TokenAccess | None,
     ) -> None:
         self.pipeline = pipeline
         self.session = session
         self.router = router
         self.deliver = deliver
+        self.expiry = expiry
         self.ace = ace
 
 
@@ -78,7 +85,7 @@ def compose(
     deliver = Deliver(round_, store, retained, [*deliver_stages, authz])
     router = Router(round_, store, retained, deliver)
     session = Session(round_, store, timers, router, deliver)
-    expiry = Expiry(round_, timers, router)
+    expiry = Expiry(round_, timers, router, config.ace.reauthentication_seconds)
     authenticators = _authenticators(config, ace, expiry.granted)
     authn = Authn(round_, authenticators, lambda: f"auto-{secrets.token_hex(12)}", expiry.granted)
     stages: list[Any] = []
@@ -89,7 +96,7 @@ def compose(
         pipeline = Pipeline(round_, stages, flow_cache=flow_cache)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return Composition(pipeline, session, router, deliver, ace)
+    return Composition(pipeline, session, router, deliver, expiry, ace)
 
 
 def _authenticators(

@@ -3,6 +3,11 @@
 PUBLISH and the Will by Topic Name, SUBSCRIBE by covering of the whole filter, delivery by Topic Name.
 No grant is a denial; every denial names its rule. A resend of a QoS 2 PUBLISH that was taken before is
 not examined again: rights count at first receipt.
+
+Rights that last until a moment are looked at for each batch. When they are over, PUBLISH, SUBSCRIBE and PINGREQ end the
+connection; while it gets new ones by a re-authentication, they are refused, and PINGREQ is answered (D-22).
+
+Statements of ACE: ACE-3-1 to ACE-3.3-4, ACE-4-1, ACE-4-2, ACE-4-5.
 """
 
 from __future__ import annotations
@@ -10,10 +15,11 @@ from __future__ import annotations
 from typing import Final
 
 from acebroker_codec.errors import MqttError, ReasonCode
-from acebroker_codec.packets import Connect, PacketType, Publish, Subscribe
+from acebroker_codec.packets import Connect, PacketType, Pingreq, Publish, Subscribe
+from acebroker_codec.protocol import State
 from acebroker_codec.topics import SharedSubscription
 from acebroker_middleware.connection import Connection, Round
-from acebroker_middleware.errors import ConnectionRefused
+from acebroker_middleware.errors import ConnectionRefused, RightsEnded
 from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.stage import Batch
 from acebroker_middleware.state.message import Message
@@ -29,19 +35,24 @@ class Authz:
     """Stage 3, in both directions."""
 
     name = "authz"
-    wants = frozenset({PacketType.CONNECT, PacketType.PUBLISH, PacketType.SUBSCRIBE})
+    wants = frozenset({PacketType.CONNECT, PacketType.PUBLISH, PacketType.SUBSCRIBE, PacketType.PINGREQ})
 
     def __init__(self, round_: Round) -> None:
         self._limits = round_.limits
+        self._clock = round_.clock
 
     # ---- from the client ----
 
     def plan(self, conn: Connection, flow: FlowKey) -> Verdict:
         """PASS or DENY for the topic; a denial that has to end an MQTT 3 connection is left to the packet."""
+        if conn.expired:
+            return Verdict.DENY
         return Verdict.PASS if self._publish_decision(conn, flow.topic).allowed else Verdict.DENY
 
     def on_batch(self, conn: Connection, batch: Batch) -> Batch:
         """Refuse what is not granted."""
+        if conn.expired or conn.rights_end <= self._clock.now:
+            return self._expired(conn, batch)
         decisions = conn.decisions
         out: Batch = []
         for packet in batch:
@@ -62,6 +73,35 @@ class Authz:
                 break
             out.append(packet)
         return out
+
+    def _expired(self, conn: Connection, batch: Batch) -> Batch:
+        """The rights are over: nothing passes that needs any."""
+        renewing = conn.protocol.state is State.REAUTHENTICATING
+        out: Batch = []
+        for packet in batch:
+            kind = type(packet)
+            if kind is Publish or kind is Subscribe:
+                if not renewing:
+                    out.append(self._ended(conn))
+                    break
+                if kind is not Publish or not conn.received_before(packet):  # type: ignore[arg-type]
+                    try:
+                        conn.refuse(packet, ReasonCode.NOT_AUTHORIZED, "rights ended")  # type: ignore[arg-type]
+                    except MqttError as error:
+                        out.append(error)
+                        break
+                    continue
+            elif kind is Pingreq and not renewing:
+                out.append(self._ended(conn))
+                break
+            out.append(packet)
+        return out
+
+    @staticmethod
+    def _ended(conn: Connection) -> RightsEnded:
+        if not conn.cut:
+            conn.round.counters.denials["rights ended"] += 1
+        return RightsEnded()
 
     def _publish_decision(self, conn: Connection, topic: str) -> Decision:
         decision = conn.decisions.get(topic)
@@ -100,10 +140,14 @@ class Authz:
 
     def plan_deliver(self, conn: Connection, flow: FlowKey) -> Verdict:
         """May a message on this topic still go to this client?"""
+        if conn.expired:
+            return Verdict.DENY
         return Verdict.PASS if _authority(conn).permits_receive(flow.topic).allowed else Verdict.DENY
 
     def plan_deliver_filter(self, conn: Connection, topic_filter: str) -> Verdict:
         """PASS where everything that the filter selects may go to this client."""
+        if conn.expired:
+            return Verdict.INSPECT
         return Verdict.PASS if _authority(conn).permits_subscribe(topic_filter).allowed else Verdict.INSPECT
 
     def on_deliver(self, conn: Connection, batch: list[Message]) -> list[Message]:

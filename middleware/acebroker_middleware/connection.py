@@ -116,6 +116,7 @@ class Connection:
         "closed",
         "connected",
         "connection_type",
+        "cut",
         "decision_octets",
         "decisions",
         "denied_publish",
@@ -124,6 +125,7 @@ class Connection:
         "drain",
         "dropped",
         "end",
+        "expired",
         "expiry_timer",
         "flow_octets",
         "flows",
@@ -230,6 +232,10 @@ class Connection:
         self.expiry_timer: Timer | None = None
         #: what the authority denies ends the connection, where MQTT has no answer for it
         self.strict = False
+        #: the rights are over, and the connection goes on for a while, to get new ones
+        self.expired = False
+        #: being ended for want of rights: what it has no right to stays in its session
+        self.cut = False
         #: takes AUTH packets; None: none may come
         self.dialogue: Dialogue | None = None
         #: the CONNECT that goes on when the dialogue ends well
@@ -345,7 +351,8 @@ class Connection:
         """Answer one packet that a stage refuses, and count and log the `rule`; the stage drops the packet.
 
         PUBLISH: PUBACK or PUBREC with the code on MQTT 5; QoS 0 just goes. On MQTT 3 it is acknowledged,
-        or the connection ends, as the authorization says. SUBSCRIBE, UNSUBSCRIBE: every filter gets the code; with
+        or the connection ends, as the authorization says; a `strict` one ends where MQTT has no such answer.
+        SUBSCRIBE, UNSUBSCRIBE: every filter gets the code; with
         `index` that filter alone, and then the packet stays in the batch. AUTH, and what cannot be
         answered: raises NotAuthorized or the MqttError of `reason_code`, which ends the connection.
         """
@@ -375,6 +382,8 @@ class Connection:
                 raise MqttError(f"{PacketType(packet.packet_type).name} refused: {rule}", reason_code)
 
     def _refuse_publish(self, packet: Publish, reason_code: ReasonCode, rule: str) -> None:
+        if self.strict and not (self.v5 and packet.qos):
+            raise NotAuthorized(f"PUBLISH refused: {rule}", reason_code)  # ACE-3.1-5, ACE-6.2-3
         if not self.v5 and self.denied_publish is DeniedPublish.DISCONNECT:
             raise NotAuthorized(f"PUBLISH refused: {rule}", reason_code)
         if packet.qos == 1:

@@ -20,6 +20,7 @@ from acebroker_codec.errors import ReasonCode
 from acebroker_codec.flow import AckInput, Outcome
 from acebroker_codec.packets import Puback, Pubcomp, Pubrec, Pubrel
 from acebroker_middleware.connection import Connection, Round
+from acebroker_middleware.errors import NotAuthorized
 from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.hand_offs import stage_error, unwatched
 from acebroker_middleware.replays import Replays
@@ -89,6 +90,13 @@ class Deliver:
         conn.send_max = 0
         conn.end(stage_error(stage.name, error))
 
+    @staticmethod
+    def _cut(conn: Connection) -> None:
+        """A subscriber has lost a right: it hears of that (ACE-3.2-3), and what it may not get stays in its session."""
+        conn.cut = True
+        conn.send_max = 0
+        conn.end(NotAuthorized("the right to receive was lost"))
+
     def _covers(self, conn: Connection, topic_filter: str) -> bool:
         """Whether no deliver stage has anything against any topic of the filter, so that none need be asked."""
         for stage in self.stages:
@@ -116,6 +124,8 @@ class Deliver:
                 return None
             if verdict is Verdict.DENY:
                 self._round.counters.denials[f"{stage.name}: delivery"] += 1
+                if conn.strict:
+                    self._cut(conn)
                 return None
             if verdict is Verdict.INSPECT:
                 try:
@@ -266,7 +276,11 @@ class Deliver:
         if not checked and self.stages:
             permitted = self._permitted(conn, message)
             if permitted is None:
-                self._settle(state, delivery)
+                if conn.cut:
+                    state.queue.appendleft(delivery)
+                    state.queued_octets += len(message.payload) + len(message.topic)
+                else:
+                    self._settle(state, delivery)
                 return
             if permitted is not message:
                 frames = None
@@ -281,6 +295,10 @@ class Deliver:
     def _resend(self, conn: Connection, state: SessionState, identifier: int) -> None:
         delivery = state.window.published.get(identifier)
         if delivery is None:
+            return
+        if conn.strict and self._denied(conn, delivery.message.topic):  # ACE-2.2.4.1-19
+            state.resend.appendleft(identifier)
+            self._cut(conn)
             return
         if not self._write(conn, Frames(delivery.message, self._round.clock.now), delivery, identifier, _DUP):
             state.window.forget(identifier)

@@ -21,7 +21,7 @@ from acebroker_codec.properties import forwarded_properties_end
 from acebroker_codec.topics import check_topic_name
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.decode import Decode
-from acebroker_middleware.errors import RightsEnded, SessionTakenOver, StageFailure
+from acebroker_middleware.errors import SessionTakenOver, StageFailure
 from acebroker_middleware.flows import Flow, FlowKey, FlowMode, Verdict
 from acebroker_middleware.hand_offs import stage_error, stage_guarded, then
 from acebroker_middleware.handshakes import PUBACK, PUBCOMP, PUBREC, PUBREL, Handshakes
@@ -90,9 +90,6 @@ class Pipeline:
 
         An awaitable means a hand-off: await it before feeding this connection again.
         """
-        if conn.rights_end <= self._round.clock.now:
-            self._round.counters.denials["rights ended"] += 1
-            raise RightsEnded
         tail = conn.tail
         if tail:
             tail += data
@@ -111,6 +108,8 @@ class Pipeline:
         size = len(data)
         batch: Batch = []
         flows = conn.flows if self._flow_cache and conn.connected else None
+        if conn.rights_end <= self._round.clock.now:
+            flows = None  # nothing that was decided holds: authz sees every packet
         epoch = self._epoch
         short = self._short
         plain_v5 = conn.v5
@@ -210,9 +209,8 @@ class Pipeline:
             if current is not None:
                 self._runs.forward(conn, current, data, run_start, pos, count)
                 current = None
-            if (
-                first_octet == _AUTH and batch
-            ):  # alone in its batch, as CONNECT is: rights change behind what came before
+            if first_octet == _AUTH and batch:
+                # it is alone in its batch, as CONNECT is: rights change behind what came before
                 pending = self.run(conn, batch)
                 batch = []
                 if pending is not None:
@@ -379,4 +377,6 @@ class Pipeline:
     @staticmethod
     def _denied_mode(conn: Connection) -> FlowMode:
         # where a denial has to end the connection, the packet path does it
+        if conn.strict:
+            return FlowMode.PACKETS
         return FlowMode.DENIED if conn.v5 or conn.denied_publish.value == "ignore" else FlowMode.PACKETS

@@ -154,8 +154,8 @@ class Routes:
         for state, subscriptions in merged.items():
             conn = state.connection
             verdict = Verdict.PASS if conn is None else self._deliver.plan(conn, topic)
-            if verdict is Verdict.DENY:
-                continue
+            if verdict is Verdict.DENY and conn is not None and not conn.strict:
+                continue  # a strict one is told, by the first message that it may not get
             inspected = verdict is not Verdict.PASS
             target = _target(state, subscriptions, inspected)
             targets.append(target)

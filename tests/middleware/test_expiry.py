@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Any
 
 import pytest
 
 from acebroker_codec.errors import MqttError, ReasonCode
-from acebroker_codec.packets import Connack, Disconnect, Pingreq, Publish
+from acebroker_codec.packets import (
+    Auth,
+    AuthProperties,
+    Connack,
+    ConnackProperties,
+    Connect,
+    ConnectProperties,
+    Disconnect,
+    Pingreq,
+    Pingresp,
+    Publish,
+)
 from acebroker_middleware.acl import AclAuthority, AclRules
+from acebroker_middleware.connection import Connection
 from acebroker_middleware.errors import RightsEnded
-from acebroker_middleware.expiry import RECHECK_SECONDS
+from acebroker_middleware.expiry import RECHECK_SECONDS, Expiry
+from acebroker_middleware.testing import RecordingConnection
+from tests.conformance.statements import ace
 from tests.middleware.assembly import Assembly, Client, publish, subscribe
 from tests.middleware.world import World
 
@@ -159,3 +174,110 @@ def test_nothing_goes_out_until_the_connection_is_closed(blocked: bool, qos: int
     *before, last = ends.seen
     assert last == Disconnect(ReasonCode.NOT_AUTHORIZED)
     assert [each.payload for each in before if isinstance(each, Publish)] == ([b"before"] if blocked else [])
+
+
+# ---- until it is over, and while it is put off ----
+
+
+def held(until_: float | None, extension_seconds: float = 30, *, renewing: bool = False) -> tuple[Expiry, Connection]:
+    """A connection whose rights end; `renewing`: in the middle of a re-authentication."""
+    broker = Assembly()
+    expiry = Expiry(broker.round, broker.timers, broker.router, extension_seconds)
+    conn = RecordingConnection(5, round_=broker.round, authority=until(until_))
+    expiry.granted(conn)
+    if renewing:
+        method = {"authentication_method": "ace"}
+        conn.protocol.received(Connect("c", properties=ConnectProperties(**method)))
+        conn.protocol.sent(Connack(False, 0, ConnackProperties(**method)))
+        conn.protocol.received(Auth(0x19, AuthProperties(**method)))
+    return expiry, conn
+
+
+WALL = Assembly().clock.wall
+
+
+@ace("ACE-4-1", "ACE-3.2-2")
+def test_nothing_is_sent_between_the_end_and_the_end_of_the_connection() -> None:
+    expiry, conn = held(WALL + 10)
+    conn.send(publish("t"))
+    conn.round.clock.advance(10)  # type: ignore[attr-defined]
+    for _ in range(2):  # others go on sending to it
+        assert not expiry.met(conn)
+        assert not conn.out and not conn.out_octets and conn.send_max == 0
+        conn.send(publish("t"))
+    expiry.settled(conn)
+    assert not conn.out and not conn.closed and conn.rights_end == inf
+    assert conn.round.counters.denials["rights ended"] == 1
+
+
+def test_a_send_that_was_cut_short_is_finished_and_nothing_else() -> None:
+    expiry, conn = held(WALL + 10)
+    for payload in (b"cut short", b"2", b"3"):
+        conn.send(publish("t", payload))
+    first = conn.out[0]
+    conn.blocked = True
+    conn.round.clock.advance(10)  # type: ignore[attr-defined]
+    expiry.settled(conn)
+    assert conn.out == [first] and conn.out_octets == len(first)
+
+
+@ace("ACE-4-2", "ACE-4-5")
+@pytest.mark.parametrize(
+    ("waiting", "extended"),
+    [
+        ([], True),
+        ([Pingresp()], True),
+        ([Pingresp(), publish("t")], False),
+        ([publish("t", qos=2, packet_identifier=1)], False),
+    ],
+)
+def test_a_re_authentication_puts_off_the_end_unless_messages_are_under_way(waiting: list[Any], extended: bool) -> None:
+    expiry, conn = held(WALL + 10, renewing=True)
+    assert isinstance(conn, RecordingConnection)
+    for packet in waiting:
+        conn.send(packet)
+    conn.clock.advance(10)
+    assert expiry.met(conn) is extended
+    assert conn.expired is extended
+    assert (conn.ended is None) is extended
+    if extended:
+        conn.clock.advance(29.9)
+        assert conn.rights_end > conn.clock.now
+        conn.clock.advance(0.2)
+        assert not expiry.met(conn)  # and not a second time
+        assert isinstance(conn.ended, RightsEnded)
+
+
+@pytest.mark.parametrize("extension_seconds", [0, 30])
+def test_what_is_not_put_off(extension_seconds: float) -> None:
+    expiry, conn = held(WALL + 10, extension_seconds, renewing=True)
+    conn.blocked = extension_seconds > 0
+    conn.round.clock.advance(10)  # type: ignore[attr-defined]
+    assert not expiry.met(conn)
+
+
+@ace("ACE-4-6")
+def test_new_rights_end_the_extension() -> None:
+    expiry, conn = held(WALL + 10, renewing=True)
+    conn.round.clock.advance(15)  # type: ignore[attr-defined]
+    assert expiry.met(conn) and conn.expired
+    conn.authority = until(None)
+    expiry.granted(conn)
+    assert not conn.expired and conn.rights_end == inf
+
+
+def test_a_driver_ends_so_many_at_a_time() -> None:
+    broker = assembly(10)
+    woken: list[None] = []
+    broker.expiry.wake = lambda: woken.append(None)
+    for number in range(5):
+        broker.authorities[f"c{number}"] = until(broker.clock.wall + 10)
+    clients = [broker.client(f"c{number}") for number in range(5)]
+    broker.advance(10.1)
+    assert woken and not any(over(client) for client in clients)
+    clients[0].conn.authority = until(None)
+    broker.expiry.granted(clients[0].conn)  # new rights in the last moment
+    assert broker.expiry.end_some(3)
+    assert [over(client) is not None for client in clients] == [False, True, True, False, False]
+    assert not broker.expiry.end_some(3)
+    assert sum(over(client) is not None for client in clients) == 4

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from acebroker_codec.packets import NO_PUBLISH_PROPERTIES, Puback, Publish, PublishProperties
 from acebroker_middleware.deliver import Deliver
+from acebroker_middleware.expiry import Expiry
 from acebroker_middleware.flows import FlowKey, Verdict
 from acebroker_middleware.replays import SLICE_OCTETS_MAX, SLICE_STEPS_MAX
+from acebroker_middleware.router import Router
 from acebroker_middleware.state.bounds import Limits
 from acebroker_middleware.state.message import Message
 from acebroker_middleware.state.retained import RetainedMessages
@@ -136,7 +138,9 @@ def test_a_round_has_two_slices_and_then_others_have_their_turn(topic_filter: st
     client = Waiting()
     client.keep(*messages(10 * SLICE_STEPS_MAX))
     client.subscribe(Subscription(topic_filter))
-    delivery = Delivery(client.conn.round, client.deliver, BackPressure(client.conn.round, Timers()))
+    round_, timers = client.conn.round, Timers()
+    router = Router(round_, MemoryStore(), client.retained, client.deliver)
+    delivery = Delivery(round_, client.deliver, BackPressure(round_, timers), Expiry(round_, timers, router))
     octets = 0
     turns = 0
 

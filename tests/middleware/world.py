@@ -109,7 +109,7 @@ class World(Assembly):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.peers: dict[str, Peer] = {}
-        self.delivery = Delivery(self.round, self.deliver, BackPressure(self.round, self.timers))
+        self.delivery = Delivery(self.round, self.deliver, BackPressure(self.round, self.timers), self.expiry)
 
     def peer(self, name: str, version: int) -> Peer:
         """A client that is not connected yet."""

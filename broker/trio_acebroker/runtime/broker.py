@@ -40,6 +40,7 @@ from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.connection import ConnectionTask
 from trio_acebroker.runtime.delivery import Delivery
 from trio_acebroker.runtime.errands import Errands
+from trio_acebroker.runtime.expiry import end_expired
 from trio_acebroker.runtime.handshake_slots import HandshakeSlots
 from trio_acebroker.runtime.shells.base import Shell
 from trio_acebroker.runtime.shells.pump import PumpShell
@@ -143,7 +144,8 @@ class Broker:
         #: what takes access tokens; None where there is no authorization server
         self.ace = parts.ace
         self.pressure = BackPressure(self._round, self.timers)
-        self.delivery = Delivery(self._round, parts.deliver, self.pressure)
+        self.expiry = parts.expiry
+        self.delivery = Delivery(self._round, parts.deliver, self.pressure, self.expiry)
         if psk_keys is None and self.ace is not None:
             psk_keys = self.ace.keys
         self._tls = {
@@ -273,6 +275,7 @@ class Broker:
             async with self._errands.open(), trio.open_nursery() as self._nursery:
                 async with trio.open_nursery() as timers:
                     timers.start_soon(self.timers.run)
+                    timers.start_soon(end_expired, self.expiry, self.clock, self._flush)
                     if self._pump is not None:
                         timers.start_soon(self._pump.run)
                     if self._tls:

@@ -301,6 +301,7 @@ class ConnectionTask:
             broker.session.lost(conn, reason)
         except Exception:
             logger.exception("a session could not be released", extra=self._who())
+        broker.expiry.settled(conn)
         broker.gone(self)
         before = len(conn.out)
         try:

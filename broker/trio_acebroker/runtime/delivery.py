@@ -11,7 +11,8 @@ from typing import Final
 
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.deliver import Deliver
-from acebroker_middleware.errors import RightsEnded, StageFailure
+from acebroker_middleware.errors import StageFailure
+from acebroker_middleware.expiry import Expiry
 from trio_acebroker.runtime.back_pressure import BackPressure
 
 __all__ = ["JOIN_BYTES_MAX", "Delivery"]
@@ -23,9 +24,10 @@ JOIN_BYTES_MAX: Final = 262_144
 class Delivery:
     """Sends what the rounds of one broker leave in out-queues."""
 
-    def __init__(self, round_: Round, deliver: Deliver, pressure: BackPressure) -> None:
+    def __init__(self, round_: Round, deliver: Deliver, pressure: BackPressure, expiry: Expiry) -> None:
         self._round = round_
         self._pressure = pressure
+        self._expiry = expiry
         self._deliver = deliver
         self._counters = round_.counters
 
@@ -46,8 +48,7 @@ class Delivery:
 
         Called in the middle of others' rounds: what goes wrong ends this connection.
         """
-        if conn.rights_end <= self._round.clock.now:
-            self._expired(conn)
+        if conn.rights_end <= self._round.clock.now and not self._expiry.met(conn):
             return
         try:
             if not self._drain(conn):
@@ -65,9 +66,8 @@ class Delivery:
 
     def writable(self, conn: Connection) -> bool:
         """The socket of a blocked connection takes octets again; True when nothing is left to send."""
-        if conn.rights_end <= self._round.clock.now:
-            self._expired(conn)
-            return False
+        if conn.rights_end <= self._round.clock.now and not self._expiry.met(conn):
+            return False  # while it is blocked: a frame may have been sent in part
         conn.blocked = False
         self._pressure.blocked.discard(conn)
         self.send(conn)
@@ -111,19 +111,6 @@ class Delivery:
     def forget(self, conn: Connection) -> None:
         """A connection ends, or is closed: what still waits for its socket counts no more."""
         self._pressure.blocked.discard(conn)
-
-    def _expired(self, conn: Connection) -> None:
-        """The rights are over: what is queued does not leave, but for the rest of a send that was cut short.
-
-        Nor what comes until its own task has its turn: then they are no matter any more (`Connection.release`).
-        """
-        kept = 1 if conn.blocked else 0
-        del conn.out[kept:]
-        conn.out_octets = sum(map(len, conn.out))
-        if conn.out_octets_max:
-            conn.out_octets_max = 0
-            self._counters.denials["rights ended"] += 1
-            conn.end(RightsEnded())
 
     def _broken(self, conn: Connection) -> None:
         """The client is gone; reading will say so to its own task. Nothing is kept for it."""
