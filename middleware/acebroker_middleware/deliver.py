@@ -278,7 +278,7 @@ class Deliver:
             if permitted is None:
                 if conn.cut:
                     state.queue.appendleft(delivery)
-                    state.queued_octets += len(message.payload) + len(message.topic)
+                    state.queued_octets += message.octets
                 else:
                     self._settle(state, delivery)
                 return
