@@ -84,13 +84,15 @@ class InflightWindow(Generic[T]):
     """Messages sent with QoS 1 or 2 and not settled yet, in the order in which they were sent.
 
     `published` maps Packet Identifier -> entry for PUBLISH without its first acknowledgement, and
-    `qos_2` names those of them with QoS 2; `released` holds identifiers whose PUBREL is out.
-    The owner may read all three; only the methods change them.
+    `qos_2` names those of them with QoS 2; `released` holds identifiers whose PUBREL is out. `octets` are those that
+    were counted when entries were put in. The owner may read all four; only the methods change them.
     """
 
-    __slots__ = ("_last", "published", "qos_2", "released")
+    __slots__ = ("_counted", "_last", "octets", "published", "qos_2", "released")
 
     def __init__(self) -> None:
+        self.octets = 0
+        self._counted: dict[int, int] = {}
         self.published: dict[int, T] = {}
         self.qos_2: set[int] = set()
         self.released: dict[int, None] = {}
@@ -100,10 +102,11 @@ class InflightWindow(Generic[T]):
         """How many of the receiver's Receive Maximum are in use [MQTT-3.3.4-7]."""
         return len(self.published) + len(self.released)
 
-    def open(self, entry: T, qos: int) -> int:
+    def open(self, entry: T, qos: int, octets: int = 0) -> int:
         """Put an entry of QoS 1 or 2 into the window; gives its free Packet Identifier [MQTT-2.2.1-4].
 
-        The caller keeps `len(self)` below 65,535 (its Receive Maximum sees to that).
+        `octets` count until its first acknowledgement. The caller keeps `len(self)` below 65,535 (its Receive
+        Maximum sees to that).
         """
         identifier = self._last % 65_535 + 1
         if identifier in self.published or identifier in self.released:
@@ -112,6 +115,9 @@ class InflightWindow(Generic[T]):
         self.published[identifier] = entry
         if qos == 2:
             self.qos_2.add(identifier)
+        if octets:
+            self._counted[identifier] = octets
+            self.octets += octets
         return identifier
 
     def open_run(self, entry: T, count: int, qos: int) -> int:
@@ -155,12 +161,10 @@ class InflightWindow(Generic[T]):
         outcome = ACKNOWLEDGEMENTS[self.state(identifier), ack]
         entry: T | None = None
         if outcome is Outcome.DONE:
-            entry = self.published.pop(identifier, None)
-            self.qos_2.discard(identifier)
+            entry = self.forget(identifier)
             self.released.pop(identifier, None)
         elif outcome is Outcome.RELEASE:
-            entry = self.published.pop(identifier, None)
-            self.qos_2.discard(identifier)
+            entry = self.forget(identifier)
             self.released[identifier] = None
         elif outcome is Outcome.VIOLATION:
             raise ProtocolViolation(
@@ -178,6 +182,8 @@ class InflightWindow(Generic[T]):
                 break
             del published[identifier]
             count += 1
+        if self._counted:
+            self._uncount(identifiers[:count])
         return count
 
     def release(self, identifiers: tuple[int, ...]) -> int:
@@ -191,6 +197,8 @@ class InflightWindow(Generic[T]):
             del self.published[identifier]
             self.released[identifier] = None
             count += 1
+        if self._counted:
+            self._uncount(identifiers[:count])
         return count
 
     def complete(self, identifiers: tuple[int, ...]) -> int:
@@ -207,7 +215,12 @@ class InflightWindow(Generic[T]):
     def forget(self, identifier: int) -> T | None:
         """Drop an entry that was never sent whole (too large for the receiver); gives it back."""
         self.qos_2.discard(identifier)
+        self._uncount((identifier,))
         return self.published.pop(identifier, None)
+
+    def _uncount(self, identifiers: tuple[int, ...]) -> None:
+        for identifier in identifiers:
+            self.octets -= self._counted.pop(identifier, 0)
 
 
 class ReceivingAliases:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from acebroker_codec.errors import ReasonCode
 from acebroker_codec.flow import AckInput, Outcome
-from acebroker_codec.packets import Puback, Pubcomp, Pubrec, Pubrel
+from acebroker_codec.packets import NO_PUBLISH_PROPERTIES, Puback, Pubcomp, Pubrec, Pubrel
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.errors import NotAuthorized
 from acebroker_middleware.flows import FlowKey, Verdict
@@ -34,6 +34,8 @@ from acebroker_middleware.state.subscriptions import SharedGroup
 __all__ = ["Deliver", "GroupQueue"]
 
 _DUP: Final = 0x08
+#: a message in flight is counted in octets when it has more than this
+COUNTED_BYTES_MIN: Final = 4_096
 
 
 class GroupQueue:
@@ -46,6 +48,14 @@ class GroupQueue:
         self.octets = 0
 
 
+def _counted(message: Message) -> int:
+    """What a message counts for `limits.in_flight_bytes_max`: short ones are bounded by their number alone."""
+    if len(message.payload) <= COUNTED_BYTES_MIN and message.properties is NO_PUBLISH_PROPERTIES:
+        return 0
+    octets = message.octets
+    return octets if octets > COUNTED_BYTES_MIN else 0
+
+
 class Deliver:
     """The way out for all sessions of a broker. `stages` are those with `on_deliver`, in order."""
 
@@ -54,6 +64,7 @@ class Deliver:
         self._store = store
         self._replays = Replays(round_, retained, self._covers, self.qos_0, self._send)
         self.stages = tuple(stages)
+        self._in_flight_bytes_max = round_.limits.in_flight_bytes_max
 
     # ---- may it go out? ----
 
@@ -201,12 +212,14 @@ class Deliver:
             and not state.queue
             and not state.resend
             and len(window.published) + len(window.released) < conn.send_max
+            and window.octets < self._in_flight_bytes_max
             and conn.out_octets < conn.out_octets_max
         ):
             if checked and conn.plain and frames is not None and not delivery.subscription_identifiers:
                 # the common case, without detours: nothing to check, one encoding for all
                 before, after = frames.halves(conn.v5, 0x30 | delivery.qos << 1 | delivery.retain)
-                conn.write(before + window.open(delivery, delivery.qos).to_bytes(2, "big") + after)
+                identifier = window.open(delivery, delivery.qos, _counted(delivery.message))
+                conn.write(before + identifier.to_bytes(2, "big") + after)
                 self._round.counters.publish_sent += 1
             else:
                 self._send(conn, state, delivery, frames, checked)
@@ -241,7 +254,8 @@ class Deliver:
                     return False
                 self._resend(conn, state, state.resend.popleft())
                 continue
-            delivery = None if len(window) >= conn.send_max else self._next(conn, state)
+            full = len(window) >= conn.send_max or window.octets >= self._in_flight_bytes_max
+            delivery = None if full else self._next(conn, state)
             if delivery is None:
                 return bool(state.retained_waiting) and self._replays.send(conn, state)
             if delivery.qos == 0:
@@ -287,7 +301,7 @@ class Deliver:
                 message = permitted
         if frames is None:
             frames = Frames(message, now)
-        identifier = state.window.open(delivery, delivery.qos)
+        identifier = state.window.open(delivery, delivery.qos, _counted(delivery.message))
         if not self._write(conn, frames, delivery, identifier, 0):
             state.window.forget(identifier)
             self._settle(state, delivery)
@@ -384,7 +398,7 @@ class Deliver:
             conn = state.connection
             if conn is None or conn.blocked or len(state.window) >= conn.send_max or state.queue or state.resend:
                 continue
-            if conn.out_octets >= conn.out_octets_max:
+            if conn.out_octets >= conn.out_octets_max or state.window.octets >= self._in_flight_bytes_max:
                 continue
             load = len(state.window)
             if (best is None or load < least) and not self._denied(conn, topic):

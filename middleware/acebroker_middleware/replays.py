@@ -142,6 +142,8 @@ class Replays:
         # a stage that failed has left no room in the window: the connection ends
         if not conn.send_max or (qos and len(state.window) >= conn.send_max):
             return False
+        if qos and state.window.octets >= self._round.limits.in_flight_bytes_max:
+            return False
         if qos:
             self._send(conn, state, Delivery(message, qos, True, identifiers), None, not inspect)
         else:

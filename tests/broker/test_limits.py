@@ -274,6 +274,48 @@ async def test_messages_beyond_the_window_wait(version: int, qos: int) -> None:
         await client.expect_silence()
 
 
+@limit("in_flight_bytes_max")
+@pytest.mark.parametrize("qos", [1, 2])
+@each_version
+async def test_large_messages_beyond_the_octets_of_the_window_wait(version: int, qos: int) -> None:
+    """In order, and one at least is always on its way; short ones count by their number alone."""
+    expiry = {"session_expiry_interval": 100} if version == 5 else {}
+    async with limited(in_flight_bytes_max=15_000) as broker:
+        client = await WireClient.open(broker, version)
+        await client.connect("client", clean_start=False, **expiry)
+        await client.subscribe("t", "r", qos=2)
+        publisher = await connected(broker, "publisher")
+        await publisher.publish("r", bytes(16_000), qos=qos, retain=True)  # more than all of it, alone
+        alone = await client.expect(Publish)
+        sizes = [5_000, 10, 6_000, 5_000, 10, 4_500]
+        for number, size in enumerate(sizes):
+            await publisher.publish("t", bytes([number]) * size, qos=qos)
+        await client.expect_silence()
+        await client.acknowledge(alone)
+        sent = [await client.expect(Publish) for _ in range(4)]
+        assert [len(publish.payload) for publish in sent] == sizes[:4]
+        await client.expect_silence()
+        await client.acknowledge(sent[1])
+        await client.expect_silence()
+        await client.acknowledge(sent[0])
+        sent += [await client.expect(Publish) for _ in range(2)]
+        assert [publish.payload[0] for publish in sent] == list(range(6))
+        state = broker.session.sessions["client"]
+        assert state.window.octets > 15_000
+        await client.aclose()
+        client = await WireClient.open(broker, version)
+        await client.connect("client", clean_start=False, **expiry)
+        sent = [await client.expect(Publish, dup=True) for _ in range(4)]
+        assert state.window.octets > 15_000, "what is sent again counts once"
+        for publish in sent[-4:]:
+            await client.acknowledge(publish)
+        await client.expect_alive()
+        assert state.window.octets == 0
+        assert len(state.window) == 0
+        await client.subscribe("r", qos=2)
+        await client.expect_message("r", bytes(16_000))
+
+
 @limit("receive_max")
 async def test_more_unacknowledged_publications_than_was_told() -> None:
     async with limited(receive_max=3) as broker:

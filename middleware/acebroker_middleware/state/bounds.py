@@ -55,6 +55,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     subscriptions_per_client_max: int = 10_000
     #: unacknowledged QoS 1 and 2 packets to one client, whatever larger Receive Maximum it names
     in_flight_max: int = 1_024
+    #: octets of these that are kept to be sent again, of messages with more than 4,096; the last may be beyond it
+    in_flight_bytes_max: int = 8_388_608
     #: Receive Maximum announced to clients; 0x93
     receive_max: int = 1_024
     #: octets of QoS 2 messages from one client that wait for its PUBREL; 0x97 in PUBREC (MQTT 3: closed)
