@@ -14,7 +14,8 @@ from acebroker_ace.hints import CreationHints
 from acebroker_ace.proof import NONCE_OCTETS
 from acebroker_ace.token import AuthorizationServer, TokenVerifier
 from acebroker_middleware.ace import Ace
-from acebroker_middleware.connection import Connection
+from acebroker_middleware.authz_info import AuthzInfo
+from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.known_by_tls import KnownByTls, TlsKeys
 from acebroker_middleware.state.ports import Clock
 from acebroker_middleware.tokens import TokenLimits, Tokens
@@ -85,6 +86,10 @@ class TokenAccess:
             is_user=is_user,
             challenge_seconds=self._config.ace.challenge_seconds,
         )
+
+    def uploads(self, round_: Round) -> AuthzInfo:
+        """The stage that takes uploads."""
+        return AuthzInfo(round_, self.verification, self.tokens, self._config.ace.uploads_per_minute_max)
 
     def by_tls(self, granted: Callable[[Connection], None]) -> KnownByTls:
         """The authenticator for clients that TLS knows, asked before anonymous ones are let in."""

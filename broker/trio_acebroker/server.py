@@ -91,6 +91,8 @@ def compose(
     stages: list[Any] = []
     for built_in in (Decode(round_), authn, authz, session, router):
         stages.append(built_in)
+        if built_in is authn and ace is not None:
+            stages.append(ace.uploads(round_))
         stages.extend(stage for stage, after in plugins if after == built_in.name)
     try:
         pipeline = Pipeline(round_, stages, flow_cache=flow_cache)

@@ -68,7 +68,7 @@ class Pipeline:
         self._router: Router = stages[-1]
         self._epoch = self._router.epoch
         self._chain = self.stages[1:]
-        self._builtin = frozenset(("authn", "authz", "session", "router"))
+        self._builtin = frozenset(("authn", "authz-info", "authz", "session", "router"))
         self._flow_stages = tuple(s for s in self._chain if PacketType.PUBLISH in s.wants)
         self._plans = tuple((s, getattr(s, "plan", None)) for s in self._flow_stages)
         self._runs = Runs(round_, tuple(s for s in self._flow_stages if hasattr(s, "on_run")))
