@@ -45,7 +45,7 @@ from acebroker_middleware.errors import (
     StageFailure,
 )
 from acebroker_middleware.hand_offs import stage_guarded
-from acebroker_middleware.state.ports import Fenced, Timer, Unavailable
+from acebroker_middleware.state.ports import Timer
 from trio_acebroker.transports.base import ByteStream
 from trio_acebroker.transports.tls import TlsError
 from trio_acebroker.transports.tls_accept import AcceptedTlsStream
@@ -153,8 +153,6 @@ class ConnectionTask:
                     await self.shell.serve(self)
                 except MqttError as error:
                     self.ended_by(error)
-                except (Fenced, Unavailable) as error:
-                    self.ended_by(StageFailure(f"the store: {type(error).__name__}"))
                 except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                     pass  # the peer is gone
                 finally:

@@ -229,6 +229,7 @@ class Store(Protocol):
     caller that need not know may drop it. Calls on one session take effect, and finish, in the order in which
     they were made. Every call of a session's owner carries its epoch, reads too, and raises Fenced when a later
     claim took the session or it is no more; any call may raise Unavailable. A call that raises Fenced changed nothing.
+    `expires_at` of a message is on `Clock.now`: a store that outlives that clock keeps the time of day instead.
     """
 
     def claim(
