@@ -96,6 +96,7 @@ async def test_puback_and_delivery_wait_for_the_store(store: WaitingStore) -> No
         await publisher.expect(Puback, packet_identifier=1, reason_code=0)
         await subscriber.expect_message("t", b"x", qos=1)
         await passing.expect_message("t", b"x", qos=1)
+        await silence(publisher, subscriber, passing)
 
 
 async def test_a_qos_2_message_is_not_forwarded_before_it_is_durable(store: WaitingStore) -> None:
