@@ -23,6 +23,7 @@ from acebroker_middleware.deliver import Deliver
 from acebroker_middleware.expiry import Expiry
 from acebroker_middleware.passwords import PasswordFile, PasswordFileError, Passwords
 from acebroker_middleware.pipeline import Pipeline
+from acebroker_middleware.revocation import Revocation
 from acebroker_middleware.router import Router
 from acebroker_middleware.scope_authority import ScopeAuthority
 from acebroker_middleware.session import Session
@@ -45,7 +46,10 @@ Placed = tuple[Any, str]
 
 
 class Composition:
-    """The parts that `compose` made and that the runtime needs to hold. `ace` is None where no tokens are taken."""
+    """The parts that `compose` made and that the runtime needs to hold.
+
+    `ace` and `revocation` are None where no tokens are taken.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class Composition:
         deliver: Deliver,
         expiry: Expiry,
         ace: TokenAccess | None,
+        revocation: Revocation | None,
     ) -> None:
         self.pipeline = pipeline
         self.session = session
@@ -62,6 +67,7 @@ class Composition:
         self.deliver = deliver
         self.expiry = expiry
         self.ace = ace
+        self.revocation = revocation
 
 
 def compose(
@@ -86,8 +92,15 @@ def compose(
     router = Router(round_, store, retained, deliver)
     session = Session(round_, store, timers, router, deliver)
     expiry = Expiry(round_, timers, router, config.ace.reauthentication_seconds)
-    authenticators = _authenticators(config, ace, expiry.granted)
-    authn = Authn(round_, authenticators, lambda: f"auto-{secrets.token_hex(12)}", expiry.granted)
+
+    def granted(conn: Connection) -> None:
+        if conn.lease is not None and conn.authority is not None:
+            authority = conn.authority
+            retained.renew(conn.lease, lambda topic: authority.permits_publish(topic).allowed, round_.clock.wall)
+        expiry.granted(conn)
+
+    authenticators = _authenticators(config, ace, granted)
+    authn = Authn(round_, authenticators, lambda: f"auto-{secrets.token_hex(12)}", granted)
     stages: list[Any] = []
     for built_in in (Decode(round_), authn, authz, session, router):
         stages.append(built_in)
@@ -98,7 +111,10 @@ def compose(
         pipeline = Pipeline(round_, stages, flow_cache=flow_cache)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return Composition(pipeline, session, router, deliver, expiry, ace)
+    revocation = None
+    if ace is not None:
+        revocation = Revocation(round_, store, session, retained, expiry, ace.tokens, ace.verification)
+    return Composition(pipeline, session, router, deliver, expiry, ace, revocation)
 
 
 def _authenticators(

@@ -20,6 +20,7 @@ ACE-2.2.4.2.1-3, ACE-2.2.4.2.1-4, ACE-2.4-1, ACE-2.4.1-1 .. -5, ACE-4-7 .. -13, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TypeAlias
 
 from acebroker_ace.authentication_data import METHOD, USER_NAME_PREFIX
@@ -42,6 +43,7 @@ from acebroker_middleware.authn import Dialogue, Grant
 from acebroker_middleware.connection import Connection
 from acebroker_middleware.errors import ConnectionRefused, NotAuthorized, QuotaExceeded
 from acebroker_middleware.scope_authority import ScopeAuthority
+from acebroker_middleware.state.leases import Lease
 from acebroker_middleware.state.ports import Identity
 from acebroker_middleware.tokens import KeptToken, Tokens
 from acebroker_middleware.verification import Verification
@@ -214,7 +216,9 @@ def count_denial(conn: Connection, error: AceError) -> None:
 
 def grant_of(token: AccessToken, identity: Identity, dialogue: Dialogue) -> Grant:
     """The rights of a token whose key was proven."""
-    return Grant(identity, ScopeAuthority(token.scope, token.expires_at), strict=True, dialogue=dialogue)
+    until = inf if token.expires_at is None else token.expires_at
+    lease = Lease(identity, token.thumbprint, token.scope, until)
+    return Grant(identity, ScopeAuthority(token.scope, token.expires_at), strict=True, dialogue=dialogue, lease=lease)
 
 
 def _send(conn: Connection, packet: Auth) -> None:

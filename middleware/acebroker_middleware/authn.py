@@ -27,6 +27,7 @@ from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.errors import ConnectionRefused, NotAuthorized
 from acebroker_middleware.hand_offs import or_error, then
 from acebroker_middleware.stage import Batch
+from acebroker_middleware.state.leases import Lease
 from acebroker_middleware.state.ports import Authority, Identity, Maybe
 
 __all__ = ["Authenticator", "Authn", "Dialogue", "Grant"]
@@ -51,13 +52,14 @@ class Grant(Struct, frozen=True):
     """A proven identity and the one authority that belongs to it.
 
     `strict`: what the authority denies ends the connection, where MQTT has no answer for it. `dialogue` takes the AUTH
-    packets that come from now on, and hears of the end.
+    packets that come from now on, and hears of the end. What the client retains lasts by `lease`.
     """
 
     identity: Identity
     authority: Authority
     strict: bool = False
     dialogue: Dialogue | None = None
+    lease: Lease | None = None
 
 
 class Authenticator(Protocol):
@@ -166,6 +168,7 @@ class Authn:
         conn.authority = grant.authority
         conn.strict = grant.strict
         conn.dialogue = grant.dialogue
+        conn.lease = grant.lease
         if self._tell is not None:
             self._tell(conn)
 

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from acebroker_codec.errors import ReasonCode
 from acebroker_codec.packets import Publish
 from acebroker_middleware.connection import Connection, Round
@@ -83,6 +85,8 @@ class Commits:
                 self._round.counters.retained_refused += 1
                 commit.conn.refuse(packet, ReasonCode.QUOTA_EXCEEDED, "limit: retained messages")
                 return
+            if commit.conn.lease is not None:
+                message = replace(message, lease=commit.conn.lease)
             commit.retained[message.topic] = message if message.payload else None
             commit.retained_octets += octets_of(message)
         if packet.qos == 2 and state is not None:

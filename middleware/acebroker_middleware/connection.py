@@ -34,6 +34,7 @@ from acebroker_middleware.errors import NotAuthorized
 from acebroker_middleware.flows import Flow
 from acebroker_middleware.observe import Counters
 from acebroker_middleware.state.bounds import Limits
+from acebroker_middleware.state.leases import Lease
 from acebroker_middleware.state.ports import Authority, Clock, Decision, Identity, Timer, TlsSession
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Connection:
         "identity",
         "keep_alive",
         "last_received",
+        "lease",
         "listener",
         "needed",
         "out",
@@ -232,6 +234,8 @@ class Connection:
         self.expiry_timer: Timer | None = None
         #: what the authority denies ends the connection, where MQTT has no answer for it
         self.strict = False
+        #: of what it has retained; None: that does not depend on its rights
+        self.lease: Lease | None = None
         #: the rights are over, and the connection goes on for a while, to get new ones
         self.expired = False
         #: being ended for want of rights: what it has no right to stays in its session

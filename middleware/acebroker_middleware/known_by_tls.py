@@ -148,6 +148,7 @@ class _ByTls:
             conn.end(NotAuthorized("the token was replaced by one for another subject"))
             return
         conn.authority = grant.authority
+        conn.lease = grant.lease
         self._granted(conn)
 
     def ended(self) -> None:

@@ -19,7 +19,7 @@ from acebroker_codec.properties import encode_properties
 from acebroker_middleware.connection import Connection, Round
 from acebroker_middleware.flows import UNBOUNDED
 from acebroker_middleware.state.message import Delivery, Frames, Message
-from acebroker_middleware.state.retained import Replay, RetainedMessages
+from acebroker_middleware.state.retained import Replay, RetainedMessages, is_over
 from acebroker_middleware.state.session_state import SessionState
 
 __all__ = ["SLICE_OCTETS_MAX", "SLICE_STEPS_MAX", "Replays"]
@@ -85,7 +85,8 @@ class Replays:
         comes once.
         """
         subscription = replay.subscription
-        mark, qos_max, now, v5 = replay.mark, subscription.qos, self._round.clock.now, conn.v5
+        mark, qos_max, v5 = replay.mark, subscription.qos, conn.v5
+        now, wall = self._round.clock.now, self._round.clock.wall
         not_from = state.client_identifier if subscription.no_local else None
         inspect = not self._covers(conn, subscription.filter)
         # larger ones are measured one by one
@@ -104,7 +105,7 @@ class Replays:
             if room <= 0:
                 replay.back(node)
                 break
-            if message.expires_at is not None and message.expires_at <= now:
+            if (message.expires_at is not None or message.lease is not None) and is_over(message, now, wall):
                 self._retained.remove(message.topic)  # [MQTT-3.3.2-5]
                 continue
             if not_from is not None and message.publisher == not_from:

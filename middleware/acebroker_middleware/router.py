@@ -233,7 +233,7 @@ class Router:
         """Add an in-process subscriber; give it the retained messages that match, then all that come."""
         self.local.add(subscriber, Subscription(topic_filter))
         self.invalidate(topic_filter)
-        for message in self.retained.match(topic_filter, self._round.clock.now):
+        for message in self.retained.match(topic_filter, self._round.clock.now, self._round.clock.wall):
             subscriber.take(message)
 
     def unsubscribe_locally(self, subscriber: LocalSubscriber, topic_filter: str) -> None:

@@ -226,6 +226,8 @@ class Session:
             self._round.counters.takeovers += 1
             old.connection = None
             previous.session = None
+            if old.will is not None:
+                old.will.lease = previous.lease
             previous.end(_taken_over())
             if old.will is not None and not old.will.delay_seconds:
                 self._publish_will(old)
@@ -316,6 +318,7 @@ class Session:
             self._refused(conn, state)
         self._router.invalidate_session(state)
         if state.will is not None:
+            state.will.lease = conn.lease
             if state.will.delay_seconds and state.expiry_interval:
                 deadline = self._round.clock.now + min(state.will.delay_seconds, state.expiry_interval)
                 state.will.timer = self._timers.call_at(deadline, lambda: self._publish_will(state))
@@ -385,6 +388,10 @@ class Session:
         if interval is not None:
             message = replace(message, expires_at=self._round.clock.now + interval)
         retain = message.retain
+        if will.lease is not None:
+            # published whatever became of the token, but not kept beyond it (ACE-5-9, D-25)
+            retain = retain and will.lease.until > self._round.clock.wall
+            message = replace(message, lease=will.lease)
         beside_topic = message.octets - len(message.topic)
         if retain and message.payload and not self._router.retained.admits(message.topic, beside_topic):
             self._round.counters.retained_refused += 1

@@ -12,15 +12,18 @@ import hmac
 from collections.abc import Collection
 from typing import Final
 
+from acebroker_ace.errors import InvalidToken
 from acebroker_ace.expires_in import ExpiresIn
 from acebroker_ace.token import AccessToken, TokenVerifier
 from acebroker_middleware.state.ports import Clock
 from acebroker_middleware.tokens import Tokens
 
-__all__ = ["ClientNonces", "Verification"]
+__all__ = ["REVOKED_MAX", "ClientNonces", "Verification"]
 
 _TIME_OCTETS: Final = 8
 _MAC_OCTETS: Final = 8
+#: revoked tokens that are remembered; the one that was revoked longest ago is forgotten first
+REVOKED_MAX: Final = 100_000
 
 
 class ClientNonces:
@@ -70,13 +73,23 @@ class Verification:
         self._tokens = tokens
         self._expires_in = {issuer: ExpiresIn() for issuer in issuers}
         self.client_nonces = client_nonces
+        self._revoked: dict[bytes, None] = {}
+
+    def revoke(self, token: bytes) -> None:
+        """Never take a token again, by the SHA-256 of its octets."""
+        if token not in self._revoked and len(self._revoked) >= REVOKED_MAX:
+            del self._revoked[next(iter(self._revoked))]
+        self._revoked[token] = None
 
     def verify(self, token: bytes) -> AccessToken:
         """The verified token. Raises a subclass of `InvalidToken`.
 
         What is kept, octet by octet, was verified (ACE-2.2.4.1-18): it needs no other nonce.
         """
-        kept = self._tokens.with_octets(hashlib.sha256(token).digest())
+        digest = hashlib.sha256(token).digest()
+        if digest in self._revoked:
+            raise InvalidToken("the token was revoked")
+        kept = self._tokens.with_octets(digest)
         if kept is not None:
             return kept.token
         return self._verifier.verify(

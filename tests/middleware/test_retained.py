@@ -86,8 +86,8 @@ def test_expired_messages_are_not_given_and_are_forgotten() -> None:
     """[MQTT-3.3.2-5]"""
     retained = store("a")
     retained.put(Message("b", b"x", expires_at=10.0))
-    assert len(retained.match("#", 9.9)) == 2
-    assert [message.topic for message in retained.match("#", 10.0)] == ["a"]
+    assert len(retained.match("#", 9.9, 0.0)) == 2
+    assert [message.topic for message in retained.match("#", 10.0, 0.0)] == ["a"]
     assert retained.get("b") is None
 
 
@@ -178,7 +178,7 @@ class BesideCopies(RuleBasedStateMachine):
     @rule(topic_filter=FILTERS)
     def subscribe(self, topic_filter: str) -> None:
         due = {topic: message for topic, message in self.model.items() if matches(topic_filter, topic)}
-        assert sorted(due) == sorted(message.topic for message in self.retained.match(topic_filter, 0.0))
+        assert sorted(due) == sorted(message.topic for message in self.retained.match(topic_filter, 0.0, 0.0))
         replay = self.retained.replay(Subscription(topic_filter))
         if replay is None:
             assert not due

@@ -143,6 +143,7 @@ class Broker:
         self.router = parts.router
         #: what takes access tokens; None where there is no authorization server
         self.ace = parts.ace
+        self._revocation = parts.revocation
         self.pressure = BackPressure(self._round, self.timers)
         self.expiry = parts.expiry
         self.delivery = Delivery(self._round, parts.deliver, self.pressure, self.expiry)
@@ -377,6 +378,18 @@ class Broker:
             counter[key] -= 1
             if counter[key] <= 0:
                 del counter[key]
+
+    def revoke(self, token: bytes) -> int:
+        """Take an access token for nothing from now on, by the SHA-256 of its octets; gives how many clients that ends.
+
+        What was retained under it is removed. RuntimeError where no tokens are taken.
+        """
+        if self._revocation is None:
+            raise RuntimeError("this broker takes no tokens")
+        self.clock.stamp()
+        ended = self._revocation.revoke(token)
+        self.delivery.flush()
+        return ended
 
     # ---- in process ----
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from acebroker_codec.encoder import publish_halves
 from acebroker_codec.packets import NO_PUBLISH_PROPERTIES, Publish, PublishProperties
 from acebroker_codec.properties import encode_properties
+from acebroker_middleware.state.leases import Lease
 
 __all__ = ["Delivery", "Frames", "Message", "message_of", "property_octets", "remaining_properties"]
 
@@ -27,7 +28,8 @@ class Message(Struct, frozen=True, gc=False):
 
     `properties` hold neither Topic Alias nor Subscription Identifiers; `message_expiry_interval` in
     them is what the publisher sent, `expires_at` the moment on `Clock.now` that follows from it.
-    `publisher` is the Client Identifier (for No Local), empty for the broker itself.
+    `publisher` is the Client Identifier (for No Local), empty for the broker itself. `lease`: what a retained message
+    lasts by, beside its expiry; None for no such end.
     """
 
     topic: str
@@ -37,6 +39,7 @@ class Message(Struct, frozen=True, gc=False):
     properties: PublishProperties = NO_PUBLISH_PROPERTIES
     expires_at: float | None = None
     publisher: str = ""
+    lease: Lease | None = None
 
     @property
     def octets(self) -> int:

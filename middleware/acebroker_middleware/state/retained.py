@@ -1,7 +1,7 @@
 """RetainedMessages: the last one of each topic (3.3.1.3), and Replay: what a new subscription gets of them.
 
 Bounded by number and octets; replaced and removed in place; a message past its Message Expiry
-Interval is never given out and is dropped when met [MQTT-3.3.2-5].
+Interval, or past its Lease, is never given out and is dropped when met [MQTT-3.3.2-5], ACE-5-6.
 
 A subscription does not copy what it matches: its Replay walks the store step by step, as fast as the client takes
 the messages, while others are stored and removed. What was stored after the subscription was made went to it
@@ -11,16 +11,20 @@ what was replaced or removed in the meantime.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Final
 
+from msgspec.structs import replace
+
 from acebroker_codec.errors import MqttError, ReasonCode
+from acebroker_middleware.state.leases import Lease
 from acebroker_middleware.state.message import Message
+from acebroker_middleware.state.ports import Identity
 from acebroker_middleware.state.subscriptions import Subscription
 from acebroker_middleware.state.topic_tree import TopicNode, TopicTree
 
-__all__ = ["Replay", "RetainedFull", "RetainedMessages", "octets_of"]
+__all__ = ["Replay", "RetainedFull", "RetainedMessages", "is_over", "octets_of"]
 
 #: what one stored message costs beside its topic and payload, for the octet limit
 OVERHEAD_BYTES: Final = 256
@@ -68,7 +72,7 @@ class Replay:
 class RetainedMessages:
     """All retained messages. `messages_max` and `octets_max` bound them; `octets` counts topics, payloads, overhead."""
 
-    __slots__ = ("_mark", "_messages_max", "_octets", "_octets_max", "_tree")
+    __slots__ = ("_leases", "_mark", "_messages_max", "_octets", "_octets_max", "_tree")
 
     def __init__(self, messages_max: int, octets_max: int) -> None:
         self._tree: TopicTree[Message] = TopicTree()
@@ -77,6 +81,8 @@ class RetainedMessages:
         self._octets_max = octets_max
         #: rises with each Replay; what is stored gets it as its `mark`
         self._mark = 0
+        #: those with messages here, by their owner
+        self._leases: dict[Identity, set[Lease]] = {}
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -105,9 +111,13 @@ class RetainedMessages:
             raise RetainedFull("the store of retained messages is full")
         if node is None:
             node = self._tree.plant(message.topic)
+        elif node.value is not None and node.value.lease is not None:
+            self._end(node.value.lease, message.topic)
         node.value = message
         node.mark = self._mark
         self._octets = octets
+        if message.lease is not None:
+            self._begin(message.lease, message.topic)
 
     def put_own(self, message: Message) -> None:
         """Store a message of the broker itself, in room that is added for it: clients lose none."""
@@ -138,7 +148,54 @@ class RetainedMessages:
         if old is None:
             return False
         self._octets -= octets_of(old)
+        if old.lease is not None:
+            self._end(old.lease, topic)
         return self._tree.remove(topic)
+
+    # ---- leases ----
+
+    def _begin(self, lease: Lease, topic: str) -> None:
+        lease.topics.add(topic)
+        self._leases.setdefault(lease.owner, set()).add(lease)
+
+    def _end(self, lease: Lease, topic: str) -> None:
+        lease.topics.discard(topic)
+        if not lease.topics:
+            leases = self._leases.get(lease.owner, set())
+            leases.discard(lease)
+            if not leases:
+                self._leases.pop(lease.owner, None)
+
+    def renew(self, lease: Lease, covers: Callable[[str], bool], wall: float) -> None:
+        """Their publisher has a new token: what it retained lasts as long as that, where it `covers` the topic (D-25).
+
+        What has ended already is not called back.
+        """
+        for old in tuple(self._leases.get(lease.owner, ())):
+            if old is lease or not wall < old.until < lease.until:
+                continue
+            if old.scope == lease.scope:
+                old.until, old.token = lease.until, lease.token
+                continue
+            for topic in [topic for topic in old.topics if covers(topic)]:
+                node = self._tree.get(topic)
+                assert node is not None and node.value is not None
+                node.value = replace(node.value, lease=lease)
+                self._end(old, topic)
+                self._begin(lease, topic)
+
+    def revoke(self, token: bytes) -> list[str]:
+        """Remove what was retained under a token, by its thumbprint; gives the topics."""
+        topics = [
+            topic
+            for leases in self._leases.values()
+            for lease in leases
+            if lease.token == token
+            for topic in lease.topics
+        ]
+        for topic in topics:
+            self.remove(topic)
+        return topics
 
     def replay(self, subscription: Subscription) -> Replay | None:
         """What a subscription that is made now gets, wildcards never taking a leading `$` [MQTT-4.7.2-1].
@@ -152,16 +209,23 @@ class RetainedMessages:
         self._mark += 1
         return Replay(subscription, nodes, mark)
 
-    def match(self, topic_filter: str, now: float) -> list[Message]:
+    def match(self, topic_filter: str, now: float, wall: float) -> list[Message]:
         """All live messages whose topics match the filter, at once; forgets those that have expired."""
         nodes = self._tree.walk(topic_filter) or ()
         found = [node.value for node in nodes if node is not None and node.value is not None]
-        live = [message for message in found if message.expires_at is None or message.expires_at > now]
+        live = [message for message in found if not is_over(message, now, wall)]
         if len(live) < len(found):
             for message in found:
-                if message.expires_at is not None and message.expires_at <= now:
+                if is_over(message, now, wall):
                     self.remove(message.topic)
         return live
+
+
+def is_over(message: Message, now: float, wall: float) -> bool:
+    """Whether a retained message lasts no longer: its expiry, or the token of its publisher."""
+    if message.expires_at is not None and message.expires_at <= now:
+        return True
+    return message.lease is not None and message.lease.until <= wall
 
 
 def octets_of(message: Message) -> int:

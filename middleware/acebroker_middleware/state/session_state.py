@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from acebroker_codec.flow import InflightWindow
 from acebroker_codec.packets import Publish
+from acebroker_middleware.state.leases import Lease
 from acebroker_middleware.state.message import Delivery, Message, property_octets
 from acebroker_middleware.state.ports import Identity, Timer
 from acebroker_middleware.state.retained import Replay
@@ -34,11 +35,15 @@ def held_octets(publish: Publish) -> int:
 
 
 class PendingWill:
-    """A Will that was armed by CONNECT, with its delay in seconds [MQTT-3.1.2-8]."""
+    """A Will that was armed by CONNECT, with its delay in seconds [MQTT-3.1.2-8].
 
-    __slots__ = ("delay_seconds", "message", "timer")
+    `lease` is that of the connection that ended, by which it lasts where it is retained.
+    """
+
+    __slots__ = ("delay_seconds", "lease", "message", "timer")
 
     def __init__(self, message: Message, delay_seconds: int) -> None:
+        self.lease: Lease | None = None
         self.message = message
         self.delay_seconds = delay_seconds
         self.timer: Timer | None = None
