@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import resource
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from acebroker_codec.encoder import encode
+from acebroker_codec.packets import Connect, ProtocolVersion
 from tests.broker.limits import limit
-from tests.harness import WireClient, broker_over_tcp, run_in_virtual_time
+from tests.broker.serving import serving
+from tests.harness import WireClient, broker_over_tcp, make, run_in_virtual_time
 from trio_acebroker import Broker, BrokerConfig, Limits
 from trio_acebroker.config import Authentication, Listener
 from trio_acebroker.transports.memory import MemoryClient, MemoryStream, memory_connection
@@ -296,3 +302,35 @@ async def test_a_storm_of_connections_is_served_in_pieces(shell: str) -> None:
         await there.expect_alive()
         for client in (there, *storm):
             await client.aclose()
+
+
+CONNECT = encode(make(Connect, client_identifier="", version=ProtocolVersion.MQTT_3_1_1), ProtocolVersion.MQTT_3_1_1)
+
+
+def test_a_process_that_runs_out_of_files(tmp_path: Path) -> None:
+    """Clients that are there go on, those that come wait in the kernel, and get in when somebody leaves."""
+    configuration = tmp_path / "broker.toml"
+    configuration.write_text("[[listener]]\nport = 0\n[authentication]\nanonymous = true\n")
+    with serving("--config", str(configuration)) as broker, contextlib.ExitStack() as stack:
+        broker.until("listening on")
+        pid = broker.process.pid
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (files + 5, files + 5))
+
+        def client() -> socket.socket:
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", broker.ports[0]), timeout=10))
+            sock.sendall(CONNECT)
+            return sock
+
+        inside = [client() for _ in range(5)]
+        for sock in inside:
+            assert sock.recv(4) == b"\x20\x02\x00\x00"
+        outside = [client() for _ in range(3)]
+        broker.until("cannot accept")
+        for sock in inside:
+            sock.sendall(b"\xc0\x00")
+            assert sock.recv(2) == b"\xd0\x00"
+        for leaving, coming in zip(inside, outside, strict=False):
+            leaving.close()
+            assert coming.recv(4) == b"\x20\x02\x00\x00"
+        assert "Traceback" not in broker.stop()
