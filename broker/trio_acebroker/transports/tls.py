@@ -133,6 +133,8 @@ class TlsStream:
         """See the port."""
         parts: list[bytes] = []
         size = 0
+        if not self._readable:  # the engine has said so
+            self._take(bytes_max)
         while size < bytes_max:
             try:
                 part = self._engine.read(bytes_max - size)
@@ -144,10 +146,12 @@ class TlsStream:
                 continue
             except TlsError:
                 self._push()
+                self._readable = True  # it fails again, when what came before it was taken
                 if parts:
                     break
                 raise
             if not part:
+                self._readable = True  # and stays so
                 break
             parts.append(part)
             size += len(part)

@@ -31,6 +31,8 @@ _lib: Any = SSL._lib  # type: ignore[attr-defined]
 _NO_PARTIAL_WILDCARDS: Final = 4
 #: octets that the library gives back at most for one record
 _RECORD_BYTES_MAX: Final = 16_384
+#: octets taken from a memory BIO at once
+_BIO_BYTES_MAX: Final = 65_536
 
 
 def _context(method: int) -> SSL.Context:
@@ -213,12 +215,15 @@ class OpenSslEngine:
 
     def outgoing(self) -> bytes:
         """See the port."""
-        parts = []
+        parts: list[bytes] = []
         try:
             while True:
-                parts.append(self._connection.bio_read(65_536))
+                part = self._connection.bio_read(_BIO_BYTES_MAX)
+                if len(part) < _BIO_BYTES_MAX and not parts:
+                    return part  # all of it
+                parts.append(part)
         except SSL.WantReadError:
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            return b"".join(parts)
 
     def close(self) -> None:
         """See the port: the library frees with the object."""

@@ -294,3 +294,42 @@ async def test_octets_that_are_no_tls(pki: Pki) -> None:
     await far.send_all(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00")
     with pytest.raises(TlsError):
         await stream.establish()
+
+
+async def test_what_came_before_the_end_or_a_failure_is_given_first(pki: Pki) -> None:
+    for damaged in (False, True):
+        ends = streams(pki)
+        await established(*ends)
+        with pytest.raises(BlockingIOError):
+            ends[1].receive_nowait(100)
+        ends[0]._engine.write(b"before")
+        octets = ends[0]._engine.outgoing()
+        if damaged:
+            ends[0]._engine.write(b"damaged")
+            octets += bytes(reversed(ends[0]._engine.outgoing()))
+        else:
+            ends[0]._engine.close_notify()
+            octets += ends[0]._engine.outgoing()
+        ends[0]._below.send_nowait(octets)
+        assert ends[1].receive_nowait(100) == b"before"
+        with trio.fail_after(1):
+            await ends[1].wait_readable()
+        for _ in range(2):
+            if damaged:
+                with pytest.raises(TlsError):
+                    ends[1].receive_nowait(100)
+            else:
+                assert ends[1].receive_nowait(100) == b""
+
+
+async def test_what_was_not_asked_for_is_readable(pki: Pki) -> None:
+    """More octets than were asked for are in the engine: nothing below will say so."""
+    ends = streams(pki)
+    await established(*ends)
+    await send(ends[0], b"0123456789")
+    for digit in b"0123456789":
+        with trio.fail_after(1):
+            await ends[1].wait_readable()
+        assert ends[1].receive_nowait(1) == bytes([digit])
+    with pytest.raises(BlockingIOError):
+        ends[1].receive_nowait(1)
