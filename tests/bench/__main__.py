@@ -18,7 +18,7 @@ from tests.bench import pages
 from tests.bench.brokers import Broker, BrokerDidNotStart, PeerSpec, ours, peers
 from tests.bench.measurement import CannotCompile, Load, Record, build_folder, compile_tools, measure
 from tests.bench.report import blocks, disturbed, header, number, table
-from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT, Case
+from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT, Case, any_over_tls
 
 __all__ = ["main"]
 
@@ -175,7 +175,7 @@ def main() -> int:
             return 2
     build = build_folder()
     try:
-        compile_tools(build, arguments.cc)
+        compile_tools(build, arguments.cc, tls=any_over_tls(arguments.scenarios))
     except CannotCompile as error:
         print(error, file=sys.stderr)
         return 2

@@ -109,6 +109,7 @@ BARS = (
     Bar("retained", "ours", 0.30),
     Bar("var", "ours", 0.20),
     Bar("props", "ours", 0.5),
+    Bar("tls", "ours", 0.3),
     Bar("acl", "ours+acl", 1.2, unit="ours", name="of ours"),
     Bar("slow", "ours+deaf", 2.0, "p99", "ours", name="p99 of ours"),
     Bar("slow", "ours+deaf", DEAF * Limits().out_queue_bytes_max / 1e6, "growth_mb", "ours", True, "MB grown"),

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.bench import processes
+from tests.pki import Pki
 from trio_acebroker.config import Listener
 
 __all__ = ["Broker", "BrokerDidNotStart", "PeerSpec", "Setup", "ours", "peers"]
@@ -46,6 +48,9 @@ acl_file = "acl"
 use = "rate-limit"
 options = { messages_per_second = 10_000_000, octets_per_second = 10_000_000_000 }
 """
+
+#: our part of the setup `tls`; the files are made for each run
+TLS_TOML = 'tls = { certificate = "localhost.pem", key = "localhost.key" }\n'
 
 
 class BrokerDidNotStart(Exception):
@@ -147,6 +152,8 @@ def ours(name: str = "ours", shell: Literal["auto", "raw", "pump"] = "auto", com
             Setup(by_file, {"broker.toml": base}) if shell != "auto" else Setup(f"{serve} --listen 127.0.0.1:{{port}}")
         )
         setups = {"": usual, "acl": Setup(by_file, {"broker.toml": base + ACL_TOML, "acl": ACL_RULES})}
+        if shell == "auto":  # over TLS every shell is the raw one
+            setups["tls"] = Setup(by_file, {"broker.toml": f"{listener}{TLS_TOML}{base.removeprefix(listener)}"})
     return PeerSpec(
         name=name,
         setups=setups,
@@ -162,9 +169,9 @@ def _free_port() -> int:
         return port
 
 
-def _answers_mqtt(port: int) -> bool:
+def _answers_mqtt(port: int, over_tls: bool) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), 1) as probe:
+        with socket.create_connection(("127.0.0.1", port), 1) as plain, _tls(plain) if over_tls else plain as probe:
             probe.settimeout(2)
             probe.sendall(CONNECT)
             accepted = probe.recv(4)[:1] == b"\x20"
@@ -172,6 +179,13 @@ def _answers_mqtt(port: int) -> bool:
             return accepted
     except OSError:
         return False
+
+
+def _tls(sock: socket.socket) -> ssl.SSLSocket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(sock)
 
 
 class Broker:
@@ -198,6 +212,8 @@ class Broker:
                 text = text.replace(name, value)
             return text
 
+        if setup == "tls":
+            Pki(folder).issue("localhost")
         for file, text in spec.setups[setup].files.items():
             (folder / file).write_text(fill(text))
         pinned = ["taskset", "-c", cpu] if cpu is not None else []
@@ -214,7 +230,7 @@ class Broker:
         )
         self.pid = self._process.pid
         end = time.monotonic() + start_seconds_max
-        while not _answers_mqtt(self.port):
+        while not _answers_mqtt(self.port, setup == "tls"):
             if self._process.poll() is not None or time.monotonic() > end:
                 said = log_path.read_text(errors="replace")[-800:]
                 self.stop()

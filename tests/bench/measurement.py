@@ -17,10 +17,16 @@ from tests.bench.brokers import HERE, Broker
 from tests.bench.processes import Sample, cpu_between, peak_resident_bytes, sample
 from tests.bench.scenarios import SCENARIOS, Case
 
-__all__ = ["AtMark", "CannotCompile", "Load", "Record", "build_folder", "compile_tools", "measure"]
+__all__ = ["TOOLS", "AtMark", "CannotCompile", "Load", "Record", "build_folder", "compile_tools", "measure"]
 
 #: one run as it goes into the JSON file
 Record = dict[str, Any]
+#: tool -> its source, and what its compiler is told beyond that; `mqload-tls` needs the headers of OpenSSL
+TOOLS: dict[str, tuple[str, ...]] = {
+    "mqload": ("mqload.c",),
+    "floor": ("floor.c",),
+    "mqload-tls": ("mqload.c", "-DMQ_TLS", "-lssl", "-lcrypto"),
+}
 #: called with the name of each mark, before the load goes on
 AtMark = Callable[[str], None]
 
@@ -52,24 +58,24 @@ def build_folder() -> Path:
     return Path(os.environ.get("ACEBROKER_BENCH_BUILD", own))
 
 
-def compile_tools(folder: Path, compiler: str) -> None:
-    """Compile mqload.c and floor.c into `folder`, where they are older than their source.
+def compile_tools(folder: Path, compiler: str, *, tls: bool = False) -> None:
+    """Compile TOOLS into `folder`, where they are older than their source; those for TLS only where it is wanted.
 
     Raises CannotCompile with what the compiler said.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("mqload", "floor"):
-        source, target = HERE / f"{name}.c", folder / name
-        if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
+    for name, (file, *options) in TOOLS.items():
+        source, target = HERE / file, folder / name
+        if (name == "mqload-tls" and not tls) or (target.exists() and target.stat().st_mtime > source.stat().st_mtime):
             continue
+        command = [compiler, "-O2", "-o", str(target), str(source), *options]
         try:
-            done = subprocess.run(
-                [compiler, "-O2", "-o", str(target), str(source)], capture_output=True, text=True, check=False
-            )
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
             raise CannotCompile(f"no C compiler {compiler!r}; install one (gcc) or set $CC") from error
         if done.returncode != 0:
-            raise CannotCompile(f"{compiler} cannot compile {name}.c:\n{done.stderr[-2000:]}")
+            needed = "; it needs the headers of OpenSSL (Debian: libssl-dev)" if name == "mqload-tls" else ""
+            raise CannotCompile(f"{compiler} cannot compile {name}{needed}:\n{done.stderr[-2000:]}")
 
 
 def _no_interest(mark: str) -> None:
@@ -84,7 +90,16 @@ def measure(
     version = SCENARIOS[scenario].version or str(load.version)
     command = [
         *(["taskset", "-c", load.cpu] if load.cpu is not None else []),
-        *(str(build / "mqload"), mode, "-p", str(broker.port), "-v", version[0], "-P", str(load.payload_bytes)),
+        *(
+            str(build / ("mqload-tls" if case.tls else "mqload")),
+            mode,
+            "-p",
+            str(broker.port),
+            "-v",
+            version[0],
+            "-P",
+            str(load.payload_bytes),
+        ),
         *("-d", str(load.seconds), "-I", str(load.stall_seconds), "-i", *arguments, *load.options.split()),
     ]
     marks, said, note = _converse(command, broker.pid, time.monotonic() + load.limit_seconds, at_mark)
@@ -103,7 +118,7 @@ def measure(
     last = marks["end"]
     # `retained` has three marks: the drain is the measured part, its set phase is reported apart
     first = marks.get("set") or marks.get("start") or last
-    operations = said["cycles"] if scenario == "storm" else said["live"] if scenario == "idle" else said["delivered"]
+    operations = said["cycles"] if mode == "storm" else said["live"] if scenario == "idle" else said["delivered"]
     cpu, wall = cpu_between(first, last), (last.at - first.at) or 1.0
     record |= said
     record |= {

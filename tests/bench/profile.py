@@ -23,7 +23,7 @@ from tests.bench import pages
 from tests.bench.brokers import Broker, BrokerDidNotStart, ours
 from tests.bench.measurement import CannotCompile, Load, build_folder, compile_tools, measure
 from tests.bench.report import revision
-from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT, Case
+from tests.bench.scenarios import SCENARIOS, SCENARIOS_DEFAULT, Case, any_over_tls
 
 __all__ = ["GROUPS", "fold", "group_of", "main"]
 
@@ -192,7 +192,7 @@ def main() -> int:
     load = Load(version=arguments.version, seconds=arguments.seconds, cpu="1" if (os.cpu_count() or 1) > 1 else None)
     rows: dict[str, Counter[tuple[str, str]]] = {}
     try:
-        compile_tools(build_folder(), os.environ.get("CC", "cc"))
+        compile_tools(build_folder(), os.environ.get("CC", "cc"), tls=any_over_tls(scenarios))
         for scenario in scenarios:
             for case in SCENARIOS[scenario].cases:
                 row = scenario + case.name

@@ -6,9 +6,10 @@ definition of the row: results of different versions are comparable only as long
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["DEAF", "SCENARIOS", "SCENARIOS_DEFAULT", "Case", "Scenario"]
+__all__ = ["DEAF", "SCENARIOS", "SCENARIOS_DEFAULT", "Case", "Scenario", "any_over_tls"]
 
 #: subscribers of the row `slow` that never read
 DEAF = 10
@@ -24,6 +25,11 @@ class Case:
     name: str = ""
     #: how the broker is set up (`PeerSpec.setups`); empty is its usual configuration
     setup: str = ""
+
+    @property
+    def tls(self) -> bool:
+        """Whether the load is over TLS."""
+        return "-S" in self.load.split()
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,12 @@ SCENARIOS: dict[str, Scenario] = {
         "pairs, without and with an ACL file (and our rate limiter, never reached)",
         (Case("flow -n 100 -m 100 -w 50"), Case("flow -n 100 -m 100 -w 50", "+acl", "acl")),
     ),
+    "tls": Scenario("pairs over TLS 1.3, AES-128-GCM", (Case("flow -n 100 -m 100 -w 50 -S", setup="tls"),)),
+    "tls1": Scenario("pairs1 over TLS 1.3", (Case("flow -n 100 -m 100 -w 1 -S", setup="tls"),)),
+    "tlsstorm": Scenario(
+        "storm over TLS 1.3: a full handshake for each connection, P-256 certificate",
+        (Case("storm -n 100 -S", setup="tls"),),
+    ),
     "growth": Scenario(
         "1,000 topics among 1k filters with + and #, then among 1M of the same kinds",
         (
@@ -81,3 +93,8 @@ SCENARIOS: dict[str, Scenario] = {
 
 #: what `make bench` runs
 SCENARIOS_DEFAULT = ("one", "pairs", "pairs1", "qos1")
+
+
+def any_over_tls(names: Iterable[str]) -> bool:
+    """Whether one of these rows needs the load generator with TLS."""
+    return any(case.tls for name in names for case in SCENARIOS[name].cases)

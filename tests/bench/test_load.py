@@ -6,11 +6,12 @@ import os
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.bench.brokers import Broker, BrokerDidNotStart, PeerSpec, Setup
+from tests.bench.brokers import Broker, BrokerDidNotStart, PeerSpec, Setup, ours
 from tests.bench.measurement import CannotCompile, Load, Record, compile_tools, measure
 from tests.bench.relay import FAULTS
 from tests.bench.scenarios import SCENARIOS, Case
@@ -67,6 +68,22 @@ def test_one_wrong_message_is_reported(fault: str, status: str, delivered: int, 
 def test_right_messages_are_not_reported(name: str, build: Path) -> None:
     record = run("{build}/floor {port}", SHORT[name], build, name)
     assert (record["status"], record["lost"], record["version"]) == ("ok", 0, SCENARIOS[name].version or "4")
+
+
+@pytest.mark.parametrize(("name", "shorter"), [("tls", " -c 50 -W 0"), ("tls1", " -c 5 -W 0"), ("tlsstorm", "")])
+def test_rows_over_tls(name: str, shorter: str, build: Path) -> None:
+    try:
+        compile_tools(build, COMPILER, tls=True)
+    except CannotCompile as error:
+        pytest.skip(str(error))
+    load = Case(SCENARIOS[name].cases[0].load + shorter, setup="tls")
+    broker = Broker(ours(), "tls", build, None, 30)
+    try:
+        record = measure(broker, name, load, replace(LOAD, seconds=0.2 if name == "tlsstorm" else 20), build)
+    finally:
+        broker.stop()
+    assert (record["status"], record["lost"], record["errors"]) == ("ok", 0, 0)
+    assert record["operations"] > 0
 
 
 def test_another_size_of_payload_is_an_error(build: Path) -> None:

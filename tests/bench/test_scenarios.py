@@ -10,8 +10,9 @@ import pytest
 from acebroker_middleware.acl import AclAuthority, AclRules
 from tests.bench.bars import BARS
 from tests.bench.brokers import ACL_RULES, HERE, ours, peers
-from tests.bench.scenarios import SCENARIOS
+from tests.bench.scenarios import SCENARIOS, any_over_tls
 from trio_acebroker import BrokerConfig, Limits
+from trio_acebroker.config import Listener, Tls
 from trio_acebroker.plugins import load_stage
 
 #: a second copy, so that a change of the first is no accident: figures of all revisions are compared by these
@@ -30,6 +31,9 @@ DEFINITIONS = {
     "lat10k": "flow -n 100 -m 100 -r 10000 -s",
     "wild": "flow -t wild -n 10 -m 100 -f 1000 -w 500",
     "retained": "retained -c 100000 -w 20",
+    "tls": "flow -n 100 -m 100 -w 50 -S",
+    "tls1": "flow -n 100 -m 100 -w 1 -S",
+    "tlsstorm": "storm -n 100 -S",
 }
 
 
@@ -85,6 +89,18 @@ def test_our_setups_change_only_what_they_are_about(setup: str, shell: Literal["
     assert [stage.use for stage in config.stages] == (["rate-limit"] if setup else [])
     for stage in config.stages:
         load_stage(stage.use, stage.options)
+
+
+def test_the_setup_over_tls_changes_only_that() -> None:
+    text = ours().setups["tls"].files["broker.toml"].replace("{port}", "1884")
+    (listener,) = BrokerConfig.from_toml(text).listeners
+    assert listener == Listener(port=1884, tls=listener.tls)
+    assert listener.tls == Tls(certificate="localhost.pem", key="localhost.key")
+
+
+def test_rows_over_tls_have_a_setup_for_it() -> None:
+    for name, row in SCENARIOS.items():
+        assert any_over_tls([name]) == any(case.setup == "tls" for case in row.cases)
 
 
 def test_the_acl_file_of_the_row_acl_lets_its_load_pass() -> None:
