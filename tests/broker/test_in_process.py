@@ -161,10 +161,24 @@ async def test_connections_without_a_socket() -> None:
         assert (await client.attempt_connect("client")).reason_code == 0x87
 
 
-async def test_nothing_is_served_before_the_start() -> None:
+async def test_nothing_is_served_before_the_start_and_after_the_end() -> None:
+    """A subscription may be there before: then it gets what is retained, and everything from the start."""
     broker = Broker(BrokerConfig(listeners=()))
-    with pytest.raises(RuntimeError, match="not serving"):
-        await broker.connect()
+
+    async def check() -> None:
+        with pytest.raises(RuntimeError, match="not serving"):
+            await broker.connect()
+        for qos in (0, 1):
+            with pytest.raises(RuntimeError, match="not serving"):
+                await broker.publish("t", b"", qos=qos)
+
+    await check()
+    async with broker.subscribe("t") as messages, trio.open_nursery() as nursery:
+        await nursery.start(broker.serve)
+        await broker.publish("t", b"x")
+        assert (await messages.receive()).payload == b"x"
+        nursery.cancel_scope.cancel()
+    await check()
 
 
 @pytest.mark.parametrize("version", [3, 4, 5])

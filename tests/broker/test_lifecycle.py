@@ -14,6 +14,7 @@ from acebroker_codec.packets import PacketType, Publish
 from acebroker_middleware.connection import Connection
 from acebroker_middleware.errors import ClientDisconnected, NotAuthorized, SessionTakenOver
 from acebroker_middleware.stage import Batch
+from tests.broker.storage.waiting import WaitingStore
 from tests.harness import WireClient, broker_running, connected, make, make_will, run_in_virtual_time, under_test
 from trio_acebroker import CloseReason, Limits
 
@@ -230,6 +231,25 @@ async def test_the_end_of_the_broker_gives_closed_its_second(drain_seconds_max: 
         began = trio.current_time()
     assert sorted(finished) == ["a", "b", "c"]
     assert trio.current_time() - began == pytest.approx(0.9, abs=0.05), "all at the same time"
+
+
+async def test_closed_may_publish_though_the_broker_ends() -> None:
+    """What a stage has to say of who has gone still goes where it can: here into the store."""
+    stage = Following()
+    store = WaitingStore()
+
+    async def say(conn: Connection) -> None:
+        await broker.publish("gone", conn.client_identifier.encode(), qos=1)
+
+    async with broker_running(stages=[stage], store=store) as broker:
+        watcher = await connected(broker, "watcher", session_expiry_interval=100)
+        await watcher.subscribe("gone", qos=1)
+        stage.at_end = say
+        await connected(broker, "other")
+    (kept,) = store.inner.sessions()
+    epoch = store.inner.claim("watcher", kept.identity, clean_start=False).epoch
+    rows = store.inner.read("watcher", epoch, 0, 10)
+    assert sorted(row.delivery.message.payload for row in rows) == [b"other", b"watcher"]
 
 
 # --- children ----------------------------------------------------------------------------------

@@ -432,8 +432,11 @@ class Broker:
     ) -> int:
         """Publish as the broker itself; gives how many subscribers were found, once durable where it has to be.
 
-        Raises MqttError for a topic that is not valid, RetainedFull when there is no room to retain it.
+        Raises MqttError for a topic that is not valid, RetainedFull when there is no room to retain it,
+        RuntimeError when the broker is not serving.
         """
+        if not self._errands.running:
+            raise RuntimeError("the broker is not serving")
         check_topic_name(topic)
         if qos not in (0, 1, 2):
             raise ValueError(f"QoS {qos} is none of 0, 1 and 2")

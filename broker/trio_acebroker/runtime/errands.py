@@ -72,6 +72,11 @@ class Errands:
         self._after = after
         self._nursery: trio.Nursery | None = None
 
+    @property
+    def running(self) -> bool:
+        """Whether one can be started."""
+        return self._nursery is not None
+
     def __call__(self, pending: Awaitable[Any], following: Callable[[Any], Any]) -> Errand:
         """See `Round.errand`. Raises RuntimeError when the broker is not serving."""
         if self._nursery is None:
