@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--replay", type=Path, metavar="FILE", help="execute one input through the door, and no more")
     options = parser.parse_args(arguments)
     doors = [DOORS[name] for name in options.door or DOORS]
+    found: Finding | None = None
     try:
         if options.replay is not None:
             for door in doors:
@@ -37,9 +38,11 @@ def main(arguments: list[str]) -> int:
         else:
             _fuzz(doors, options.seconds, options.engine)
     except Finding as finding:
-        print(report(minimised(finding)), flush=True)
-        return 1
-    return 0
+        found = finding
+    if found is None:
+        return 0
+    print(report(minimised(found)), flush=True)
+    return 1
 
 
 def _fuzz(doors: list[Door], seconds: float, engine: str | None) -> None:

@@ -259,9 +259,8 @@ def _check_bounds(broker: Broker) -> None:
         assert len(state.inbound) <= LIMITS.receive_max, "QoS 2 publications that are not released"
         assert len(state.queue) <= LIMITS.queued_messages_max, "queue"
         assert state.queued_octets <= LIMITS.queued_bytes_max, "octets of the queue"
-        assert state.queued_octets == sum(
-            len(each.message.topic) + len(each.message.payload) for each in state.queue
-        ), "octets of the queue are miscounted"
+        counted = sum(each.message.octets for each in state.queue)
+        assert state.queued_octets == counted, "octets of the queue are miscounted"
     assert len(broker.router.retained) <= LIMITS.retained_messages_max, "retained messages"
 
 
