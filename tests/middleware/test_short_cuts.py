@@ -37,11 +37,13 @@ from acebroker_middleware.state.message import Message
 from tests.middleware.world import Peer, World
 
 TOPICS = ("t/0", "t/1", "t/2", "a/topic/name/that/is/worth/an/alias")
+MORE_TOPICS = tuple(f"another/topic/for/an/alias/{number}" for number in range(20))
 FILTERS = ("t/0", "t/1", "t/2", TOPICS[3], "t/+", "#")
 SHARED = ("$share/g/t/1", "$share/g/#")
 NAMES = ("a", "b", "c", "d")
 #: where clients have roles
 PUBLISHERS = ("a", "b")
+ODDITIES = 13
 #: fewer than the Receive Maximum, so that the order of checks within a read cannot matter
 UNRELEASED_MAX = 500
 SEEDS = 150
@@ -87,21 +89,27 @@ class Censor:
 class Dice:
     """Everything that is drawn for one script. The first draws say how wild it gets."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, wild: bool = False) -> None:
         self.random = random.Random(seed)
         self.one_of = self.random.choice
         self.topics = self.random.sample(TOPICS, self.random.randint(1, 3))
         # who of a group is chosen, and when an out-queue is full, depends on what stands earlier in the same read:
         # then some clients publish, the others subscribe
+        self.topics_now = self.topics
         self.roles = self.often(0.4)
         self.filters = FILTERS + SHARED if self.roles and self.often(0.7) else FILTERS
         self.full = self.roles and self.often(0.5)
         # runs of QoS 0 are dropped whole: no QoS 0 where anything is
         self.qos_min = 1 if self.full else 0
+        self.wild = wild
+        if wild:  # whatever cannot be compared
+            self.roles, self.full, self.qos_min = False, True, 0
+            self.filters = FILTERS + SHARED if self.often(0.3) else FILTERS
+            self.topics += MORE_TOPICS
         self.plugins = (Censor,) if self.often(0.3) else ()
         self.limits = {"out_queue_bytes_max": self.one_of((500, 3000))} if self.full else {}
         self.plain = self.often(0.5)
-        self.oddness = self.one_of((0.0, 0.0, 0.05))
+        self.oddness = self.one_of((0.0, 0.0, 0.05, 0.1))
         self.versions = self.one_of(((4,), (5,), (3, 4, 5), (4, 5)))
 
     def often(self, share: float) -> bool:
@@ -117,12 +125,14 @@ class Dice:
             "topic_alias_maximum": None,
             "subscriptions": [(self.one_of(FILTERS), self.random.randint(self.qos_min, 2)) for _ in range(2)],
         }
+        if self.wild:
+            profile["subscriptions"].append(("#", self.random.randint(0, 2)))
         if not self.plain:
             profile["clean"] = self.often(0.7)
             profile["session_expiry_interval"] = self.one_of((None, None, 100))
             profile["receive_maximum"] = self.one_of((None, 1, 2, 3, 20, 50))
-            profile["maximum_packet_size"] = self.one_of((None, None, 60))
-            profile["topic_alias_maximum"] = self.one_of((None, None, 2))
+            profile["maximum_packet_size"] = self.one_of((None, 60))
+            profile["topic_alias_maximum"] = self.one_of((None, None, 2, 20))
         return profile
 
     def count(self) -> int:
@@ -138,7 +148,7 @@ class Dice:
 
     def part_of_anybody(self) -> tuple[Any, ...]:
         if self.often(self.oddness):
-            return ("odd", self.random.randrange(6))
+            return ("odd", self.random.randrange(ODDITIES))
         match self.random.randrange(20):
             case 0:
                 special = self.one_of(("", "", "no_local", "retain_as_published", "identifier"))
@@ -154,17 +164,28 @@ class Dice:
                 special = "confused" if self.often(self.oddness) else special
                 return ("acknowledge", self.count(), special)
             case 9 | 10 | 11:
-                return ("release", self.count(), "" if self.often(0.8) else self.one_of(("late", "twice", "long")))
+                special = "" if self.often(0.7) else self.one_of(("late", "twice", "long", "reuse", "reuse"))
+                return ("release", self.count(), special, self.one_of(TOPICS))
             case _:
                 special = (
                     "" if self.often(0.8) else self.one_of(("retain", "expiring", "properties", "properties", "dup"))
                 )
-                size = self.one_of((0, 3, 30, 150))
+                # the last are about what fits into the Maximum Packet Size of some
+                size = self.one_of((0, 3, 30, 150, 52, 53, 53))
                 qos = self.random.randint(self.qos_min, 2)
-                return ("publish", self.one_of(self.topics), qos, self.count(), size, special)
+                return ("publish", self.one_of(self.topics_now), qos, self.count(), size, special)
+
+    def burst(self) -> list[Any]:
+        """Enough to fill an out-queue, then more on a topic that was perhaps not met before, of every QoS."""
+        first, second = self.random.sample(self.topics, 2)
+        return [
+            ("publish", first, 1, self.one_of((3, 4, 5, 19, 20, 21)), 150, ""),
+            *(("publish", second, qos, 3, 3, "") for qos in (1, 0, 2)),
+        ]
 
     def step(self) -> tuple[Any, ...]:
         name = self.one_of(NAMES)
+        self.topics_now = self.random.sample(self.topics, self.random.randint(1, min(2, len(self.topics))))
         match self.random.randrange(40):
             case 0:
                 return ("lose", name)
@@ -180,6 +201,8 @@ class Dice:
                 if self.often(0.4):
                     return ("expire", name, self.one_of((5, 20)))
                 return ("wait", self.one_of((1, 30, 200)))
+            case 8 if self.wild:
+                return ("feed", name, self.burst(), [])
             case _:
                 cuts = [self.random.random() for _ in range(self.random.randrange(4))]
                 return ("feed", name, [self.part(name) for _ in range(self.random.randint(1, 4))], cuts)
@@ -217,7 +240,7 @@ def acknowledgements(peer: Peer, part: Any) -> bytes:
             waiting.rotate(-1)
         for _ in range(min(count, len(waiting))):
             reason_code = 0x83 if special == "error" and peer.version == 5 and kind is not Pubcomp else 0
-            frame = encode(kind(waiting.popleft(), reason_code), peer.version)
+            frame = encode(kind(peer.answer(kind, reason_code), reason_code), peer.version)
             if special == "confused":
                 frame = (b"\x50" if kind is Puback else b"\x40") + frame[1:]
             if special == "long" and peer.version == 5:
@@ -227,7 +250,7 @@ def acknowledgements(peer: Peer, part: Any) -> bytes:
 
 
 def releases(peer: Peer, part: Any) -> bytes:
-    _, count, special = part
+    _, count, special, topic = part
     waiting = peer.to_release
     if special == "late":
         waiting.rotate(-1)
@@ -240,6 +263,10 @@ def releases(peer: Peer, part: Any) -> bytes:
             frame = frame[:1] + b"\x03" + frame[2:] + b"\0"
         # in one read with the first, the stages answer an MQTT 5 client's second PUBREL before it: 0x92, then 0x00
         out += [frame, frame] if special == "twice" and peer.version != 5 else [frame]
+        if special == "reuse":  # at once, for what it may not publish, if there is anything
+            topic = min(peer.rights.no_publish, default=topic)
+            peer.unreleased[identifier] = Publish(topic, b"reused", 2, packet_identifier=identifier)
+            out.append(encode(peer.unreleased[identifier], peer.version))
     return b"".join(out)
 
 
@@ -256,6 +283,11 @@ def odd(peer: Peer, part: Any) -> bytes:
     """What a client should not send, or what is refused; some of it ends the connection."""
     empty = b"\0" if peer.version == 5 else b""
     identifier = peer.next_identifier().to_bytes(2, "big")
+    row = encode(Publish("t/1", b"row"), peer.version) * 3
+    forged = encode(Publish("t/2", b"forged"), peer.version) * 3
+    if part[1] == 5:
+        peer.receiver.settled(1)
+        peer.receiver.settled(2)
     return (
         b"\x40\x02\xff\xf0",  # nothing has this identifier
         b"\x50\x02\xff\xf0\x50\x02\xff\xf1",
@@ -266,6 +298,14 @@ def odd(peer: Peer, part: Any) -> bytes:
         ),
         bytes([0x32, 7 + len(empty)]) + b"\0\x03t/+" + identifier + empty,
         b"\x40\x02\0\x01\x40\x02\0\x02",  # perhaps of QoS 2
+        # behind a row of good frames: what is none, and what would be some, were it looked at, or passed on
+        row + b"\x30\xff\xff\xff\xff\x01" + forged,
+        row + b"\x30\x80\0" + forged,
+        row + b"\x30\xff\xff\xff\x7f" + forged,
+        row + b"\x36" + forged[1:],
+        row + b"\x30\x05\0\x20t/1" + forged,
+        row + bytes([0x30, 8]) + b"\0\3t/\xff" + b"\x26\0\1" + forged,
+        row + bytes([0x30, 5 + len(empty)]) + b"\0\3t\0\1" + empty + forged,
     )[part[1]]
 
 
@@ -384,6 +424,19 @@ def test_every_client_gets_the_same_packets(seed: int) -> None:
             world.send(peer, *(Pubrel(identifier) for identifier in unreleased[name]))
     for name in NAMES:
         assert got(short.peers[name]) == got(long.peers[name]), name
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_no_client_gets_what_it_cannot_take(seed: int) -> None:
+    """The same traffic without a second broker beside it, so with everything at once; see StrictReceiver."""
+    dice = Dice(seed, wild=True)
+    clients = {name: dice.profile() for name in NAMES}
+    script = [dice.step() for _ in range(STEPS)]
+    world = World(flow_cache=bool(seed % 4), stages=[plugin() for plugin in dice.plugins], **dice.limits)
+    for _ in play(world, clients, script, dice.roles):
+        for peer in world.peers.values():
+            for packet in got(peer):
+                assert not isinstance(packet, Publish) or b"forged" not in packet.payload
 
 
 def compare_sessions(short: World, long: World) -> None:

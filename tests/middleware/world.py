@@ -10,10 +10,8 @@ from collections import deque
 from math import inf
 from typing import Any
 
-from acebroker_codec.decoder import Decoder
 from acebroker_codec.encoder import encode
 from acebroker_codec.errors import MqttError
-from acebroker_codec.frames import PACKET_BYTES_MAX
 from acebroker_codec.packets import (
     Connect,
     ConnectProperties,
@@ -29,6 +27,7 @@ from acebroker_codec.packets import (
 from acebroker_middleware.connection import CloseReason, Connection
 from acebroker_middleware.state.ports import Decision
 from tests.middleware.assembly import Assembly
+from tests.strict_receiver import StrictReceiver
 from trio_acebroker.runtime.back_pressure import BackPressure
 from trio_acebroker.runtime.delivery import Delivery
 
@@ -71,14 +70,19 @@ class Peer:
         self.packet_identifier = 0
         #: QoS 2 publications sent, whose PUBREL was not
         self.unreleased: dict[int, Publish] = {}
-        self._decoder = Decoder(PACKET_BYTES_MAX, self.version, "client")
+        self.receiver = StrictReceiver(name, self.version)
+        self.complaint: AssertionError | None = None
 
     def transmit(self, data: bytes) -> int:
         if not self.takes:
             raise BlockingIOError
         self.received += data
-        for packet in self._decoder.feed(data):
-            assert isinstance(packet, Packet), packet
+        try:
+            packets = self.receiver.take(data)
+        except AssertionError as error:
+            self.complaint = error  # whoever sends must not hear of it
+            raise
+        for packet in packets:
             self.seen.append(packet)
             if isinstance(packet, Publish) and packet.qos:
                 self.to_acknowledge[Puback if packet.qos == 1 else Pubrec].append(packet.packet_identifier)
@@ -92,15 +96,22 @@ class Peer:
                 self.to_release.append(packet.packet_identifier)
         return len(data)
 
+    def answer(self, kind: type[Packet], reason_code: int = 0) -> int:
+        """The Packet Identifier of the oldest message that this packet is the answer to, which it takes away."""
+        identifier = self.to_acknowledge[kind].popleft()
+        if kind is not Pubrec or reason_code >= 0x80:
+            self.receiver.settled(identifier)
+        return identifier
+
     def next_identifier(self) -> int:
         self.packet_identifier = self.packet_identifier % 65_535 + 1
         return self.packet_identifier
 
-    def connected(self) -> None:
+    def connected(self, properties: ConnectProperties) -> None:
         for waiting in self.to_acknowledge.values():
             waiting.clear()
         self.to_release.clear()
-        self._decoder = Decoder(PACKET_BYTES_MAX, self.version, "client")
+        self.receiver = StrictReceiver(self.name, self.version, properties)
 
 
 class World(Assembly):
@@ -122,11 +133,12 @@ class World(Assembly):
         conn = Connection(self.round)
         old, peer.conn = peer.conn, conn
         peer.rights.authorized_until = None
-        peer.connected()
+        asked = ConnectProperties(**properties)
+        peer.connected(asked)
         conn.transmit = peer.transmit
         conn.drain = self.delivery.send
         conn.end = lambda error: self._ended(peer, conn, error)
-        connect = Connect(peer.name, peer.version, clean, will=will, properties=ConnectProperties(**properties))
+        connect = Connect(peer.name, peer.version, clean, will=will, properties=asked)
         self.feed(peer, encode(connect, peer.version))
         if old is not None:
             assert old.session is None
@@ -141,7 +153,14 @@ class World(Assembly):
             assert pending is None, "nothing here makes a hand-off"
         except MqttError as error:
             self._ended(peer, conn, error)
+        self._flush()
+
+    def _flush(self) -> None:
+        """The end of a round; whoever got what it cannot take complains."""
         self.delivery.flush()
+        for peer in self.peers.values():
+            if peer.complaint is not None:
+                raise peer.complaint
 
     def send(self, peer: Peer, *packets: Packet) -> None:
         """Some packets in one read."""
@@ -151,14 +170,14 @@ class World(Assembly):
         """The connection is gone."""
         if peer.conn is not None:
             self._ended(peer, peer.conn, error)
-            self.delivery.flush()
+            self._flush()
 
     def unblock(self, peer: Peer) -> None:
         """The socket takes octets again."""
         peer.takes = True
         if peer.conn is not None and peer.conn.blocked:
             self.delivery.writable(peer.conn)
-            self.delivery.flush()
+            self._flush()
 
     def rights_changed(self, peer: Peer) -> None:
         """What has to happen when `peer.rights` were changed."""
@@ -173,13 +192,13 @@ class World(Assembly):
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         super().advance(seconds)
-        self.delivery.flush()
+        self._flush()
 
     def _ended(self, peer: Peer, conn: Connection, error: MqttError | None) -> None:
         if conn.closed:
             return
         self.session.lost(conn, CloseReason(error))
-        self.delivery.flush()
+        self._flush()
         conn.closed = True
         conn.rights_end = inf
         if conn.expiry_timer is not None:
